@@ -1,0 +1,1 @@
+export * from './gen/xenvif/v1/frame_service.js';

@@ -1,0 +1,106 @@
+/**
+ * A batch of grant copies, laid out as `struct gntdev_grant_copy_segment` (xen/gntdev.h), which is
+ * also `xengnttab_grant_copy_segment_t`: real Xen takes it as it is, emulated Xen reads the same
+ * bytes. It is filled again and again and allocates nothing.
+ *
+ *   offset 0   source: u64 address, or u32 ref, u16 offset, u16 domid
+ *   offset 8   destination: likewise
+ *   offset 16  u16 length; 18 u16 flags; 20 s16 status; 22 padding
+ */
+import { MisuseError } from '../errors.js';
+import type { LocalMemory } from './local-memory.js';
+import { PAGE_SIZE } from './xen.js';
+
+/** The size of a segment in bytes. */
+export const SEGMENT_SIZE = 24;
+/** `GNTCOPY_source_gref`: the source is a grant. */
+export const SOURCE_IS_GRANT = 1;
+/** `GNTCOPY_dest_gref`: the destination is a grant. */
+export const DESTINATION_IS_GRANT = 2;
+/** `GNTST_okay`. */
+export const GNTST_OKAY = 0;
+/** What a segment's status is before the call: no status that Xen gives. */
+const STATUS_NOT_RUN = 1;
+
+export class CopyBatch {
+  readonly capacity: number;
+  /** The segments as Xen takes them. */
+  readonly segments: Uint8Array;
+  readonly #u16: Uint16Array;
+  readonly #i16: Int16Array;
+  readonly #u32: Uint32Array;
+  readonly #baseLow: number;
+  readonly #baseHigh: number;
+  #count = 0;
+
+  /** A batch for at most `capacity` segments between grants and `memory`. */
+  constructor(memory: LocalMemory, capacity: number) {
+    const buffer = new ArrayBuffer(capacity * SEGMENT_SIZE);
+    this.capacity = capacity;
+    this.segments = new Uint8Array(buffer);
+    this.#u16 = new Uint16Array(buffer);
+    this.#i16 = new Int16Array(buffer);
+    this.#u32 = new Uint32Array(buffer);
+    this.#baseLow = Number(memory.baseAddress & 0xffffffffn);
+    this.#baseHigh = Number(memory.baseAddress >> 32n);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  get free(): number {
+    return this.capacity - this.#count;
+  }
+
+  clear(): void {
+    this.#count = 0;
+  }
+
+  /** Adds a copy out of a grant into local memory; returns the segment's index. */
+  fromGrant(domid: number, ref: number, offset: number, local: number, length: number): number {
+    const index = this.#add(offset, length, SOURCE_IS_GRANT);
+    this.#writeGrant(index * 6, domid, ref, offset);
+    this.#writeAddress(index * 6 + 2, local);
+    return index;
+  }
+
+  /** Adds a copy out of local memory into a grant; returns the segment's index. */
+  toGrant(domid: number, ref: number, offset: number, local: number, length: number): number {
+    const index = this.#add(offset, length, DESTINATION_IS_GRANT);
+    this.#writeAddress(index * 6, local);
+    this.#writeGrant(index * 6 + 2, domid, ref, offset);
+    return index;
+  }
+
+  /** The status of a segment after the call: `GNTST_OKAY`, or a negative GNTST value. */
+  status(index: number): number {
+    return this.#i16[index * 12 + 10] as number;
+  }
+
+  #add(offset: number, length: number, flags: number): number {
+    const index = this.#count;
+    if (index >= this.capacity) throw new MisuseError('The copy batch is full.');
+    if (offset + length > PAGE_SIZE) {
+      throw new MisuseError(`A grant copy of ${length} bytes at ${offset} leaves the page.`);
+    }
+    this.#count = index + 1;
+    this.#u16[index * 12 + 8] = length;
+    this.#u16[index * 12 + 9] = flags;
+    this.#i16[index * 12 + 10] = STATUS_NOT_RUN;
+    this.#u16[index * 12 + 11] = 0;
+    return index;
+  }
+
+  #writeGrant(word: number, domid: number, ref: number, offset: number): void {
+    this.#u32[word] = ref;
+    this.#u16[word * 2 + 2] = offset;
+    this.#u16[word * 2 + 3] = domid;
+  }
+
+  #writeAddress(word: number, local: number): void {
+    const low = this.#baseLow + local;
+    this.#u32[word] = low >>> 0;
+    this.#u32[word + 1] = this.#baseHigh + (low > 0xffffffff ? 1 : 0);
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * The memory of ours that grant copies reach: one address range with one view on it, so that a
+ * frame moves inside it with `copyWithin` and no object is made for it. Devices and streams take
+ * regions of it once and keep them.
+ */
+import { GrantError, MisuseError } from '../errors.js';
+import { PAGE_SIZE } from './xen.js';
+
+/** A run of pages taken from a `LocalMemory`. */
+export interface LocalRegion {
+  /** Where the region starts, as an index into `LocalMemory.bytes`. */
+  readonly offset: number;
+  readonly length: number;
+  /** Gives the region back. Throws `MisuseError` the second time. */
+  free(): void;
+}
+
+interface FreeRun {
+  offset: number;
+  length: number;
+}
+
+export class LocalMemory {
+  /** Everything the view covers; only allocated regions are the caller's. */
+  readonly bytes: Uint8Array;
+  /** The address of `bytes[0]` in the address space that grant copies use. */
+  readonly baseAddress: bigint;
+  /** Free runs, ordered by offset, never adjacent. */
+  readonly #free: FreeRun[];
+  #allocatedBytes = 0;
+
+  /** Manages `length` bytes from `start` of `memory`, whose first byte lies at `baseAddress`. */
+  constructor(memory: ArrayBuffer, baseAddress: bigint, start = 0, length = memory.byteLength) {
+    this.bytes = new Uint8Array(memory);
+    this.baseAddress = baseAddress;
+    this.#free = [{ offset: start, length }];
+  }
+
+  /** How many bytes are taken now: what a leak check looks at. */
+  get allocatedBytes(): number {
+    return this.#allocatedBytes;
+  }
+
+  /**
+   * Takes `bytes`, rounded up to whole pages, from the first run that is long enough.
+   * @throws GrantError when no run is.
+   */
+  allocate(bytes: number): LocalRegion {
+    const length = Math.ceil(bytes / PAGE_SIZE) * PAGE_SIZE;
+    const index = this.#free.findIndex((run) => run.length >= length);
+    const run = this.#free[index];
+    if (run === undefined || length <= 0) {
+      throw new GrantError(`No ${bytes} bytes of local memory are free in one piece.`);
+    }
+    const offset = run.offset;
+    run.offset += length;
+    run.length -= length;
+    if (run.length === 0) this.#free.splice(index, 1);
+    this.#allocatedBytes += length;
+    let live = true;
+    return {
+      offset,
+      length,
+      free: () => {
+        if (!live) throw new MisuseError(`The local region at ${offset} was freed twice.`);
+        live = false;
+        this.#release(offset, length);
+      },
+    };
+  }
+
+  #release(offset: number, length: number): void {
+    this.#allocatedBytes -= length;
+    const found = this.#free.findIndex((run) => run.offset > offset);
+    const index = found === -1 ? this.#free.length : found;
+    this.#free.splice(index, 0, { offset, length });
+    this.#joinWithNext(index);
+    this.#joinWithNext(index - 1);
+  }
+
+  #joinWithNext(index: number): void {
+    const run = this.#free[index];
+    const next = this.#free[index + 1];
+    if (run !== undefined && next !== undefined && run.offset + run.length === next.offset) {
+      run.length += next.length;
+      this.#free.splice(index + 1, 1);
+    }
+  }
+}

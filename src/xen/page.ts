@@ -1,0 +1,96 @@
+/**
+ * A page shared with another domain, seen through bounds-checked accessors. This file and
+ * src/xen/native hold all that touches shared memory. Every load reads memory once: a caller keeps
+ * the number and never reads the same field again, for the peer may have changed it (XSA-155).
+ *
+ * Multi-byte fields are little-endian, as on every machine that Xen's netif runs on here.
+ */
+import { MisuseError } from '../errors.js';
+import { PAGE_SIZE } from './xen.js';
+
+const NO_MEMORY = new ArrayBuffer(0);
+
+export class Page {
+  /** The bytes themselves, for bulk copies. Empty once the page is gone. */
+  bytes: Uint8Array;
+  #i32: Int32Array;
+  #u32: Uint32Array;
+  #u16: Uint16Array;
+  #i16: Int16Array;
+
+  /** A view of the page that starts at `byteOffset` (a multiple of 4096) of `memory`. */
+  constructor(memory: ArrayBufferLike, byteOffset = 0) {
+    if (byteOffset % 8 !== 0 || byteOffset + PAGE_SIZE > memory.byteLength) {
+      throw new MisuseError(`No page at offset ${byteOffset} of ${memory.byteLength} bytes.`);
+    }
+    this.bytes = new Uint8Array(memory, byteOffset, PAGE_SIZE);
+    this.#i32 = new Int32Array(memory, byteOffset, PAGE_SIZE / 4);
+    this.#u32 = new Uint32Array(memory, byteOffset, PAGE_SIZE / 4);
+    this.#u16 = new Uint16Array(memory, byteOffset, PAGE_SIZE / 2);
+    this.#i16 = new Int16Array(memory, byteOffset, PAGE_SIZE / 2);
+  }
+
+  /** Loads a free-running index with acquire order: what the peer wrote before it is visible. */
+  loadIndex(offset: number): number {
+    this.#check(offset, 4);
+    return Atomics.load(this.#i32, offset >>> 2) >>> 0;
+  }
+
+  /** Stores an index with release order: what was written before is visible to who reads it. */
+  storeIndex(offset: number, value: number): void {
+    this.#check(offset, 4);
+    Atomics.store(this.#i32, offset >>> 2, value | 0);
+  }
+
+  readU32(offset: number): number {
+    this.#check(offset, 4);
+    return this.#u32[offset >>> 2] as number;
+  }
+
+  readU16(offset: number): number {
+    this.#check(offset, 2);
+    return this.#u16[offset >>> 1] as number;
+  }
+
+  readI16(offset: number): number {
+    this.#check(offset, 2);
+    return this.#i16[offset >>> 1] as number;
+  }
+
+  readU8(offset: number): number {
+    this.#check(offset, 1);
+    return this.bytes[offset] as number;
+  }
+
+  writeU32(offset: number, value: number): void {
+    this.#check(offset, 4);
+    this.#u32[offset >>> 2] = value;
+  }
+
+  writeU16(offset: number, value: number): void {
+    this.#check(offset, 2);
+    this.#u16[offset >>> 1] = value;
+  }
+
+  writeU8(offset: number, value: number): void {
+    this.#check(offset, 1);
+    this.bytes[offset] = value;
+  }
+
+  /** Called by whoever made the page when its memory goes away: every later access throws. */
+  invalidate(): void {
+    this.bytes = new Uint8Array(NO_MEMORY);
+    this.#i32 = new Int32Array(NO_MEMORY);
+    this.#u32 = new Uint32Array(NO_MEMORY);
+    this.#u16 = new Uint16Array(NO_MEMORY);
+    this.#i16 = new Int16Array(NO_MEMORY);
+  }
+
+  #check(offset: number, size: number): void {
+    if (offset < 0 || offset + size > this.bytes.length || offset % size !== 0) {
+      throw new MisuseError(
+        `Access of ${size} bytes at offset ${offset} of a page of ${this.bytes.length} bytes.`,
+      );
+    }
+  }
+}
