@@ -80,6 +80,26 @@ export class TimeoutError extends XenvifError {
   }
 }
 
+/** A position or a range that is not there any more. */
+export class OutOfRangeError extends XenvifError {
+  readonly code: string;
+
+  constructor(code: string, message: string, metadata: Record<string, string> = {}) {
+    super(message, metadata);
+    this.code = code;
+  }
+}
+
+/** The call was overtaken by something else, such as the removal of what it works on. */
+export class AbortedError extends XenvifError {
+  readonly code: string;
+
+  constructor(code: string, message: string, metadata: Record<string, string> = {}) {
+    super(message, metadata);
+    this.code = code;
+  }
+}
+
 /** The contract names it; this version does not do it yet. */
 export class UnimplementedError extends XenvifError {
   readonly code: string = 'UNIMPLEMENTED';
@@ -98,6 +118,11 @@ export class UnavailableError extends XenvifError {
     super(message, metadata, options);
     this.code = code;
   }
+}
+
+/** The NIC was given up before: NETWORK's `Disconnected`. */
+export class DisconnectedError extends XenvifError {
+  readonly code = 'DISCONNECTED';
 }
 
 /** The daemon cannot start: wrong configuration, an occupied socket, a second daemon. */

@@ -4,6 +4,7 @@
  * regions of it once and keep them.
  */
 import { GrantError, MisuseError } from '../errors.js';
+import type { Page } from './page.js';
 import { PAGE_SIZE } from './xen.js';
 
 /** A run of pages taken from a `LocalMemory`. */
@@ -27,6 +28,8 @@ export class LocalMemory {
   readonly baseAddress: bigint;
   /** Free runs, ordered by offset, never adjacent. */
   readonly #free: FreeRun[];
+  readonly #start: number;
+  readonly #end: number;
   #allocatedBytes = 0;
 
   /** Manages `length` bytes from `start` of `memory`, whose first byte lies at `baseAddress`. */
@@ -34,11 +37,26 @@ export class LocalMemory {
     this.bytes = new Uint8Array(memory);
     this.baseAddress = baseAddress;
     this.#free = [{ offset: start, length }];
+    this.#start = start;
+    this.#end = start + length;
   }
 
   /** How many bytes are taken now: what a leak check looks at. */
   get allocatedBytes(): number {
     return this.#allocatedBytes;
+  }
+
+  /** Whether every byte of the range was taken with `allocate` and not given back since. */
+  isAllocated(offset: number, length: number): boolean {
+    const end = offset + length;
+    if (offset < this.#start || end > this.#end) return false;
+    const free = this.#free;
+    for (let index = 0; index < free.length; index++) {
+      const run = free[index] as FreeRun;
+      if (run.offset >= end) return true;
+      if (run.offset + run.length > offset) return false;
+    }
+    return true;
   }
 
   /**
@@ -67,6 +85,27 @@ export class LocalMemory {
         this.#release(offset, length);
       },
     };
+  }
+
+  /** Copies `length` bytes of a page from `offset` on to `target` in local memory. */
+  copyIn(target: number, page: Page, offset: number, length: number): void {
+    const source = page.bytes;
+    if (source.buffer === this.bytes.buffer) {
+      const start = source.byteOffset + offset;
+      this.bytes.copyWithin(target, start, start + length);
+    } else {
+      this.bytes.set(source.subarray(offset, offset + length), target);
+    }
+  }
+
+  /** Copies `length` bytes of local memory from `start` on into a page at `offset`. */
+  copyOut(start: number, page: Page, offset: number, length: number): void {
+    const target = page.bytes;
+    if (target.buffer === this.bytes.buffer) {
+      this.bytes.copyWithin(target.byteOffset + offset, start, start + length);
+    } else {
+      target.set(this.bytes.subarray(start, start + length), offset);
+    }
   }
 
   #release(offset: number, length: number): void {

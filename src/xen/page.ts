@@ -17,9 +17,13 @@ export class Page {
   #u32: Uint32Array;
   #u16: Uint16Array;
   #i16: Int16Array;
+  readonly #writable: boolean;
 
-  /** A view of the page that starts at `byteOffset` (a multiple of 4096) of `memory`. */
-  constructor(memory: ArrayBufferLike, byteOffset = 0) {
+  /**
+   * A view of the page that starts at `byteOffset` (a multiple of 4096) of `memory`. A page with
+   * access 'read' refuses to be written here, because on real Xen the write would kill the process.
+   */
+  constructor(memory: ArrayBufferLike, byteOffset = 0, access: 'read' | 'write' = 'write') {
     if (byteOffset % 8 !== 0 || byteOffset + PAGE_SIZE > memory.byteLength) {
       throw new MisuseError(`No page at offset ${byteOffset} of ${memory.byteLength} bytes.`);
     }
@@ -28,6 +32,7 @@ export class Page {
     this.#u32 = new Uint32Array(memory, byteOffset, PAGE_SIZE / 4);
     this.#u16 = new Uint16Array(memory, byteOffset, PAGE_SIZE / 2);
     this.#i16 = new Int16Array(memory, byteOffset, PAGE_SIZE / 2);
+    this.#writable = access === 'write';
   }
 
   /** Loads a free-running index with acquire order: what the peer wrote before it is visible. */
@@ -38,7 +43,7 @@ export class Page {
 
   /** Stores an index with release order: what was written before is visible to who reads it. */
   storeIndex(offset: number, value: number): void {
-    this.#check(offset, 4);
+    this.#checkWrite(offset, 4);
     Atomics.store(this.#i32, offset >>> 2, value | 0);
   }
 
@@ -63,27 +68,36 @@ export class Page {
   }
 
   writeU32(offset: number, value: number): void {
-    this.#check(offset, 4);
+    this.#checkWrite(offset, 4);
     this.#u32[offset >>> 2] = value;
   }
 
   writeU16(offset: number, value: number): void {
-    this.#check(offset, 2);
+    this.#checkWrite(offset, 2);
     this.#u16[offset >>> 1] = value;
   }
 
   writeU8(offset: number, value: number): void {
-    this.#check(offset, 1);
+    this.#checkWrite(offset, 1);
     this.bytes[offset] = value;
   }
 
-  /** Called by whoever made the page when its memory goes away: every later access throws. */
-  invalidate(): void {
-    this.bytes = new Uint8Array(NO_MEMORY);
-    this.#i32 = new Int32Array(NO_MEMORY);
-    this.#u32 = new Uint32Array(NO_MEMORY);
-    this.#u16 = new Uint16Array(NO_MEMORY);
-    this.#i16 = new Int16Array(NO_MEMORY);
+  /**
+   * Called by whoever made the page when its memory goes away: every later access throws. With
+   * `ghost`, a page that is nobody else's, later accesses go there instead: emulated Xen does that
+   * to a process it kills, whose code goes on running but must have no effect any more.
+   */
+  invalidate(ghost: ArrayBuffer = NO_MEMORY): void {
+    this.bytes = new Uint8Array(ghost);
+    this.#i32 = new Int32Array(ghost);
+    this.#u32 = new Uint32Array(ghost);
+    this.#u16 = new Uint16Array(ghost);
+    this.#i16 = new Int16Array(ghost);
+  }
+
+  #checkWrite(offset: number, size: number): void {
+    this.#check(offset, size);
+    if (!this.#writable) throw new MisuseError('A page that was mapped to be read was written.');
   }
 
   #check(offset: number, size: number): void {

@@ -57,11 +57,14 @@ export interface MappedPage {
 export interface SharedPages {
   readonly refs: readonly number[];
   readonly pages: readonly Page[];
-  /** Whether the peer still has the page behind `refs[index]` mapped. */
-  inUse(index: number): boolean;
+  /**
+   * Whether the peer still has the page behind `refs[index]` mapped; undefined where nothing can
+   * tell, as with Linux' gntalloc, which keeps an unshared page until its peer lets go of it.
+   */
+  inUse(index: number): boolean | undefined;
   /**
    * Ends the grants and frees the pages.
-   * @throws GrantError while the peer still maps one of them; nothing is freed then.
+   * @throws GrantError while the peer is known to map one of them; nothing is freed then.
    */
   unshare(): void;
 }

@@ -1,1 +1,49 @@
-export * from './gen/xenvif/v1/frame_service.js';
+/** `@xenvif/client`: virtual NICs and frame streams of a xenvif daemon. */
+export { defaultAddress, parseAddress } from './address.js';
+export { decodeFrameBatch } from './batch-decoder.js';
+export { FRAME_BYTES_MAX, FRAME_BYTES_MIN } from './batch-encoder.js';
+export type { CallOptions } from './call.js';
+export { type ClientConfig, type ConnectOptions, XenvifClient } from './client.js';
+export { type FieldViolation, type GrpcStatusName, XenvifClientError } from './errors.js';
+export { type Frame, frameAt } from './frame.js';
+export {
+  type ChecksumState,
+  type Direction,
+  FrameBatchView,
+  type Segmentation,
+} from './frame-batch-view.js';
+export type { InjectionOutcome, LossCause, LossStage, Lost } from './frame-messages.js';
+export type { FrameSelectionOptions, FrameStreamOptions, OpenedFrames } from './frame-options.js';
+export type { Health } from './health.js';
+export type { Domain, Host, HostInfo, ListDomainsOptions } from './host.js';
+export type { LostTotals } from './loss.js';
+export { type AttachOptions, Nic, type NicStats } from './nic.js';
+export {
+  BatchObservation,
+  FrameObservation,
+  Observation,
+  type ObservationEvent,
+  type ObserveOptions,
+} from './observation.js';
+export type { DropCounter, FrameCounters, QueueStats, Stats, VifStats } from './stats.js';
+export type { StatsEvent, StatsStream, StatsStreamOptions } from './stats-stream.js';
+export type {
+  NegotiatedFeatures,
+  PortPolicy,
+  RateLimit,
+  Vif,
+  VifPhase,
+  VifSpec,
+  VifSpecInput,
+  VifStatus,
+  XenbusState,
+} from './vif.js';
+export { parseVifName, type VifNameParts, vifName } from './vif-name.js';
+export type { VifWatch, WatchEvent, WatchOptions } from './vif-watch.js';
+export type {
+  CreateVifOptions,
+  DeleteVifOptions,
+  ListVifsOptions,
+  VifFilter,
+  Vifs,
+} from './vifs.js';

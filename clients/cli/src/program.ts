@@ -1,0 +1,49 @@
+/** The command line: global options and one registration for each command. */
+import { Command } from 'commander';
+import { registerCapture } from './commands/capture.js';
+import { registerCreate } from './commands/create.js';
+import { registerDomains, registerHost, registerVersion } from './commands/host.js';
+import { registerInject } from './commands/inject.js';
+import { registerStats } from './commands/stats.js';
+import { registerGet, registerLs, registerRm } from './commands/vifs.js';
+import { registerWatch } from './commands/watch.js';
+import { VERSION } from './version.js';
+
+const AFTER_HELP = `
+A VIF is written vifs/<domid>.<handle>, or <domid>.<handle> for short.
+
+The daemon's address is --address, else XENVIF_ADDRESS, else the first socket that exists of
+/run/xenvif/xenvifd.sock, $XDG_RUNTIME_DIR/xenvif/xenvifd.sock and
+<temporary directory>/xenvif-<uid>/xenvifd.sock, else 127.0.0.1:7637.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon answers, 130 interrupted.
+
+In JSON, 64-bit numbers are numbers up to 2^53 - 1 and strings beyond.`;
+
+/** Builds the program. `parseAsync` rejects with CommanderError, CliError or XenvifClientError. */
+export function buildProgram(): Command {
+  const program = new Command('xenvif')
+    .description('Xen virtual network interfaces of a running xenvifd.')
+    .version(VERSION, '-V, --version', 'print the version of this command')
+    .option('--address <address>', 'the daemon: unix:/path, /path or host:port')
+    .option('--json', 'print JSON: one document, or one a line for streams')
+    .configureHelp({ showGlobalOptions: true })
+    .showHelpAfterError('(see xenvif --help, and xenvif COMMAND --help)')
+    .addHelpText('after', AFTER_HELP)
+    .exitOverride();
+  const registrations = [
+    registerLs,
+    registerGet,
+    registerCreate,
+    registerRm,
+    registerWatch,
+    registerStats,
+    registerCapture,
+    registerInject,
+    registerHost,
+    registerDomains,
+    registerVersion,
+  ];
+  for (const register of registrations) register(program);
+  return program;
+}

@@ -1,0 +1,56 @@
+/** What every command gets: the client, where to print, and the signal that Ctrl-C gives. */
+import { XenvifClient } from '@xenvif/client';
+import type { Command } from 'commander';
+import { ExitCode } from './failure.js';
+import { Output } from './output.js';
+
+export interface Session {
+  readonly client: XenvifClient;
+  readonly out: Output;
+  /** Notes beside the output: counters, warnings, summaries. */
+  readonly notes: Output;
+  /** Aborted by Ctrl-C, SIGTERM, or when whoever read our output has gone. */
+  readonly interrupt: AbortSignal;
+}
+
+/** Options that every command takes. */
+interface GlobalOptions {
+  readonly address?: string;
+  readonly json?: boolean;
+}
+
+const interrupt = new AbortController();
+
+/** Whether the command was asked to end. */
+export function wasInterrupted(): boolean {
+  return interrupt.signal.aborted;
+}
+
+/** Runs the body of a command in a session of its own. */
+export async function inSession(
+  command: Command,
+  body: (session: Session) => Promise<void>,
+): Promise<void> {
+  const { address, json = false } = command.optsWithGlobals<GlobalOptions>();
+  const client = new XenvifClient({ address });
+  const out = new Output(process.stdout, json);
+  const notes = new Output(process.stderr, false);
+  const onSignal = (): void => {
+    // The first asks politely; whoever insists gets their prompt back.
+    if (interrupt.signal.aborted) process.exit(ExitCode.interrupted);
+    interrupt.abort();
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    interrupt.abort();
+  });
+  try {
+    await body({ client, out, notes, interrupt: interrupt.signal });
+  } finally {
+    client.close();
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+  }
+}

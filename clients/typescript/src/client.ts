@@ -1,0 +1,109 @@
+/** The client: one connection to one daemon, and everything that can be asked of it. */
+import type { ChannelCredentials, ClientOptions } from '@grpc/grpc-js';
+import { defaultAddress, parseAddress } from './address.js';
+import type { CallOptions } from './call.js';
+import { type Connection, closeConnection, openConnection } from './connection.js';
+import { XenvifClientError } from './errors.js';
+import { checkHealth, type Health } from './health.js';
+import { HostInfo } from './host.js';
+import { type AttachOptions, Nic } from './nic.js';
+import { BatchObservation, FrameObservation, type ObserveOptions } from './observation.js';
+import { Stats } from './stats.js';
+import { Vifs } from './vifs.js';
+
+export interface ClientConfig {
+  /** `unix:/path`, `/path` or `host:port`. Default: see `defaultAddress`. */
+  readonly address?: string | undefined;
+  /** TLS, for a daemon that asks for it. Default: none. */
+  readonly credentials?: ChannelCredentials | undefined;
+  /** Settings of grpc-js that override the SDK's. */
+  readonly channelOptions?: ClientOptions | undefined;
+}
+
+export interface ConnectOptions extends ClientConfig, CallOptions {}
+
+export class XenvifClient {
+  /** Where the daemon is: `unix:/path` or `host:port`. */
+  readonly address: string;
+  /** Creates, shows, lists, removes and watches vifs. */
+  readonly vifs: Vifs;
+  /** Shows, resets and streams counters. */
+  readonly stats: Stats;
+  /** Tells of the daemon and the domains it can see. */
+  readonly host: HostInfo;
+  readonly #connection: Connection;
+
+  /**
+   * Makes a client that connects at its first call.
+   * @throws XenvifClientError ADDRESS_INVALID
+   */
+  constructor(config: ClientConfig = {}) {
+    const { address, credentials, channelOptions } = config;
+    this.address = address === undefined ? defaultAddress() : parseAddress(address);
+    this.#connection = openConnection(this.address, credentials, channelOptions);
+    this.vifs = new Vifs(this.#connection);
+    this.stats = new Stats(this.#connection);
+    this.host = new HostInfo(this.#connection);
+  }
+
+  /**
+   * Makes a client and sees that the daemon answers.
+   * @throws XenvifClientError ADDRESS_INVALID, DAEMON_UNREACHABLE, DEADLINE_EXCEEDED
+   */
+  static async connect(options: ConnectOptions = {}): Promise<XenvifClient> {
+    const client = new XenvifClient(options);
+    const { signal, timeoutMs } = options;
+    try {
+      await client.health('', { signal, timeoutMs });
+    } catch (error) {
+      // A daemon that answers, be it with a refusal, has been reached.
+      if (error instanceof XenvifClientError && REFUSALS.has(error.grpcStatus)) return client;
+      client.close();
+      throw error;
+    }
+    return client;
+  }
+
+  /** Asks whether a service (default: the daemon) can be used. @throws XenvifClientError */
+  health(service = '', options: CallOptions = {}): Promise<Health> {
+    return checkHealth(this.#connection, service, options);
+  }
+
+  /**
+   * Observes the frames of one or more vifs, frame by frame. Starts at once.
+   * @throws XenvifClientError VIF_NAME_INVALID, CREDIT_TOO_SMALL; the loop over it whatever the daemon
+   *   refuses it for.
+   */
+  observe(vifs: string | readonly string[], options: ObserveOptions = {}): FrameObservation {
+    return new FrameObservation(this.#connection, vifs, options);
+  }
+
+  /** Observes in batches, walked by offsets without an object for a frame. Else as `observe`. */
+  observeBatches(vifs: string | readonly string[], options: ObserveOptions = {}): BatchObservation {
+    return new BatchObservation(this.#connection, vifs, options);
+  }
+
+  /**
+   * Becomes the NIC at the other end of a vif.
+   * @throws XenvifClientError VIF_NOT_FOUND, VIF_ATTACHED, VIF_NAME_INVALID
+   */
+  attach(vif: string, options: AttachOptions = {}): Promise<Nic> {
+    return Nic.attach(this.#connection, vif, options);
+  }
+
+  /** Closes the connection. Calls that are under way end with CANCELLED. */
+  close(): void {
+    closeConnection(this.#connection);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+}
+
+const REFUSALS: ReadonlySet<string> = new Set([
+  'UNIMPLEMENTED',
+  'PERMISSION_DENIED',
+  'UNAUTHENTICATED',
+]);

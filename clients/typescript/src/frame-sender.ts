@@ -1,0 +1,110 @@
+/**
+ * The sending half of a NIC: gathers the frames of one turn of the event loop into messages, says
+ * when the transport has taken them, and matches the daemon's results with what was sent.
+ */
+import { BatchEncoder, type EncodedBatch } from './batch-encoder.js';
+import { Deferred } from './deferred.js';
+import { XenvifClientError } from './errors.js';
+import type { InjectionOutcome } from './frame-messages.js';
+
+/** A message that has been handed to the call, or is being filled. */
+interface PendingMessage {
+  readonly accepted: Deferred<void>;
+  readonly results: Deferred<readonly InjectionOutcome[]>;
+}
+
+export interface FrameSenderOptions {
+  /** Hands a message to the call. `onAccepted` runs when the transport has taken it. */
+  readonly send: (message: Buffer, onAccepted: () => void) => void;
+  /** Number the messages, so that the daemon's results can be told apart. */
+  readonly withResults: boolean;
+  /** Bytes of frames that may wait for the transport. */
+  readonly queueBytes: number;
+  /** Counts frames that the transport has taken. */
+  readonly onSent: (frames: number, bytes: number) => void;
+}
+
+export class FrameSender {
+  readonly #options: FrameSenderOptions;
+  readonly #encoder = new BatchEncoder();
+  readonly #inFlight = new Set<PendingMessage>();
+  readonly #awaitingResults = new Map<number, PendingMessage>();
+  #filling: PendingMessage | undefined;
+  #queuedBytes = 0;
+  #nextSequence = 1;
+  #failure: XenvifClientError | undefined;
+
+  constructor(options: FrameSenderOptions) {
+    this.#options = options;
+  }
+
+  /** Bytes of frames that the transport has not taken. */
+  get queuedBytes(): number {
+    return this.#queuedBytes;
+  }
+
+  /**
+   * Adds a frame made of `parts`, `length` bytes together and of a length that is right. Answers the
+   * message it is in.
+   * @throws XenvifClientError SEND_QUEUE_FULL, and after the end whatever ended the call.
+   */
+  add(parts: readonly Uint8Array[], length: number): PendingMessage {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#queuedBytes + length > this.#options.queueBytes) throw queueFull();
+    if (this.#encoder.isFull) this.flush();
+    if (this.#filling === undefined) {
+      this.#filling = { accepted: new Deferred(), results: new Deferred() };
+      // After every promise of this turn has run: frames written one by one in a loop share a message.
+      process.nextTick(() => this.flush());
+    }
+    const [first] = parts;
+    if (parts.length === 1 && first !== undefined) this.#encoder.add(first);
+    else this.#encoder.addParts(parts, length);
+    this.#queuedBytes += length;
+    return this.#filling;
+  }
+
+  /** Sends what has been gathered. */
+  flush(): void {
+    const pending = this.#filling;
+    if (pending === undefined) return;
+    this.#filling = undefined;
+    const batch = this.#encoder.finish(this.#options.withResults ? this.#nextSequence : 0);
+    this.#inFlight.add(pending);
+    if (this.#options.withResults) this.#awaitingResults.set(this.#nextSequence, pending);
+    this.#nextSequence += batch.frameCount;
+    this.#options.send(batch.message, () => this.#accept(pending, batch));
+  }
+
+  /** The daemon's results for the message that was numbered `firstSequence`. */
+  settle(firstSequence: number, outcomes: readonly InjectionOutcome[]): void {
+    this.#awaitingResults.get(firstSequence)?.results.resolve(outcomes);
+    this.#awaitingResults.delete(firstSequence);
+  }
+
+  /** The call is over: nothing that waits will ever be taken. */
+  end(failure: XenvifClientError): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = failure;
+    const pending = [...this.#inFlight, ...this.#awaitingResults.values()];
+    if (this.#filling !== undefined) pending.push(this.#filling);
+    this.#filling = undefined;
+    for (const { accepted, results } of pending) {
+      accepted.reject(failure);
+      results.reject(failure);
+    }
+  }
+
+  #accept(pending: PendingMessage, batch: EncodedBatch): void {
+    this.#inFlight.delete(pending);
+    this.#queuedBytes -= batch.byteCount;
+    this.#options.onSent(batch.frameCount, batch.byteCount);
+    batch.release();
+    pending.accepted.resolve();
+  }
+}
+
+function queueFull(): XenvifClientError {
+  const message = 'Too many frames wait to be sent: wait for the promises of earlier writes.';
+  return new XenvifClientError('SEND_QUEUE_FULL', 'RESOURCE_EXHAUSTED', message);
+}

@@ -1,0 +1,96 @@
+/**
+ * The daemon put together over a Xen: netback, hub and gRPC server, started in the order in which
+ * they need each other and stopped in the other. Which Xen it is, main.ts decides.
+ */
+import type { Logger } from 'pino';
+import type { Config } from './config.js';
+import type { NetbackDevice } from './device/netback/device.js';
+import { Netback } from './device/netback/index.js';
+import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
+import { GrpcServer } from './service/server.js';
+import { Hub } from './switch/hub.js';
+import type { Xen } from './xen/xen.js';
+
+/** How long a guest may take to close where --close-devices asks it to. */
+const CLOSE_TIMEOUT_MS = 5000;
+
+export interface DaemonOptions {
+  readonly xen: Xen;
+  readonly config: Config;
+  readonly logger: Logger;
+  /** The Unix socket, or undefined for none. */
+  readonly socket: string | undefined;
+}
+
+export class Daemon {
+  /** Where the daemon listens, as clients name it. */
+  readonly addresses: readonly string[];
+  readonly netback: Netback;
+  readonly #server: GrpcServer;
+  readonly #config: Config;
+  readonly #logger: Logger;
+
+  private constructor(
+    netback: Netback,
+    server: GrpcServer,
+    options: DaemonOptions,
+    addresses: readonly string[],
+  ) {
+    this.netback = netback;
+    this.#server = server;
+    this.#config = options.config;
+    this.#logger = options.logger;
+    this.addresses = addresses;
+  }
+
+  /** @throws StartupError; whatever was started is stopped again then. */
+  static async start(options: DaemonOptions): Promise<Daemon> {
+    const { config, logger, socket, xen } = options;
+    const tcp = config.tcp === 'off' ? undefined : checkTcpAddress(config.tcp);
+    if (socket !== undefined) await claimSocket(socket);
+    const netback = new Netback(xen, logger);
+    joinToHub(netback);
+    const server = new GrpcServer(xen, netback, config, logger);
+    const addresses: string[] = [];
+    try {
+      // The sockets come first: a second daemon fails here, before it has touched a device.
+      if (tcp !== undefined) {
+        const port = await server.listen(tcp);
+        addresses.push(`${tcp.slice(0, tcp.lastIndexOf(':'))}:${port}`);
+      }
+      if (socket !== undefined) {
+        await listenOnSocket(server, socket, config.socketMode);
+        addresses.unshift(`unix:${socket}`);
+      }
+      await netback.start();
+    } catch (error) {
+      await server.stop();
+      await netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
+      throw error;
+    }
+    server.ready();
+    return new Daemon(netback, server, options, addresses);
+  }
+
+  /** Stops in order. Connected guests stay connected unless the configuration says otherwise. */
+  async stop(): Promise<void> {
+    const { closeDevices } = this.#config;
+    this.#logger.info({ closeDevices }, 'stopping');
+    await this.#server.stop();
+    await this.netback.stop({ closeDevices, closeTimeoutMs: CLOSE_TIMEOUT_MS });
+  }
+}
+
+/** Every vif is a port of the one hub, from when it is found until it goes. */
+function joinToHub(netback: Netback): void {
+  const hub = new Hub();
+  const unplug = new Map<NetbackDevice, () => void>();
+  netback.onVif((event, device) => {
+    if (event === 'deleted') {
+      unplug.get(device)?.();
+      unplug.delete(device);
+    } else if (!unplug.has(device)) {
+      unplug.set(device, hub.plug(device));
+    }
+  });
+}

@@ -1,0 +1,74 @@
+/**
+ * Frames on their way through the daemon: a structure of arrays over local memory, filled, handed
+ * to every listener in turn and filled again. A listener must not keep the batch, nor what it
+ * points at, beyond its call; whoever wants a frame later copies it.
+ */
+import { MisuseError } from '../errors.js';
+
+/** The longest Ethernet frame that netif can carry, in bytes: a size is a u16. */
+export const FRAME_BYTES_MAX = 65535;
+/** The shortest: destination, source and type. */
+export const FRAME_BYTES_MIN = 14;
+
+/** The direction bits of a frame's flags, as `FrameBatch.flags` in the wire contract has them. */
+export const DIRECTION_FROM_GUEST = 1;
+export const DIRECTION_TO_GUEST = 2;
+/** The TCP or UDP checksum is blank; its place holds the pseudo-header's sum. */
+export const CHECKSUM_BLANK = 1 << 2;
+/** The checksum was verified, or needs no verification. */
+export const DATA_VALIDATED = 1 << 3;
+/** Where the segmentation type (1 TCPv4, 2 TCPv6) starts, 2 bits. */
+export const GSO_TYPE_SHIFT = 4;
+/** Where the segment size starts, 16 bits. */
+export const GSO_SIZE_SHIFT = 16;
+/** What is known of a frame whichever way it goes: all but the direction. */
+export const METADATA_MASK = ~0b11;
+
+export class FrameBatch {
+  /** Local memory; a frame is `bytes[offset .. offset + length)`. */
+  readonly bytes: Uint8Array;
+  readonly capacity: number;
+  readonly offsets: Uint32Array;
+  readonly lengths: Uint32Array;
+  readonly flags: Uint32Array;
+  count = 0;
+  /** The sum of all lengths. */
+  totalBytes = 0;
+  /** When the frames passed, in nanoseconds since 1970: one time for all of them. */
+  timeNs = 0n;
+
+  constructor(bytes: Uint8Array, capacity: number) {
+    this.bytes = bytes;
+    this.capacity = capacity;
+    this.offsets = new Uint32Array(capacity);
+    this.lengths = new Uint32Array(capacity);
+    this.flags = new Uint32Array(capacity);
+  }
+
+  clear(): void {
+    this.count = 0;
+    this.totalBytes = 0;
+  }
+
+  add(offset: number, length: number, flags: number): void {
+    const index = this.count;
+    if (index >= this.capacity) throw new MisuseError('The frame batch is full.');
+    this.offsets[index] = offset;
+    this.lengths[index] = length;
+    this.flags[index] = flags;
+    this.totalBytes += length;
+    this.count = index + 1;
+  }
+
+  offset(index: number): number {
+    return this.offsets[index] as number;
+  }
+
+  length(index: number): number {
+    return this.lengths[index] as number;
+  }
+
+  flag(index: number): number {
+    return this.flags[index] as number;
+  }
+}

@@ -1,0 +1,415 @@
+/**
+ * One vif as its backend sees it: follows both states in XenStore, connects and disconnects, and
+ * is a Network whose far end is the guest. Every change of XenStore only says "look again"; one
+ * look at a time is taken, and what to do is decided by xenbus.ts.
+ */
+import { randomUUID } from 'node:crypto';
+import { DisconnectedError, InvalidArgumentError, XenvifError } from '../../errors.js';
+import type { StoreWatch } from '../../xen/xen.js';
+import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
+import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch } from '../frame-batch.js';
+import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
+import { Connection, type NetbackContext } from './connection.js';
+import {
+  advertise,
+  checkFrontendLink,
+  type NetbackFeatures,
+  readConfiguration,
+  readFrontend,
+  readStates,
+  type VifConfiguration,
+  type VifPaths,
+  vifPaths,
+  writeError,
+  writeState,
+} from './handshake.js';
+import { NetbackMetrics } from './metrics.js';
+
+/** The MAC address of every backend: what Linux's netback has, lower than no bridge's own. */
+export const BACKEND_MAC = 'fe:ff:ff:ff:ff:ff';
+
+/** Where a vif stands, in one word; `VifPhase` of the wire contract. */
+export type VifPhase = 'connecting' | 'connected' | 'disconnected' | 'deleting' | 'failed';
+
+export interface VifStatus {
+  readonly phase: VifPhase;
+  readonly reason: string;
+  readonly message: string;
+  /** Milliseconds since 1970. */
+  readonly sinceMs: number;
+  readonly backendState: XenbusState;
+  readonly frontendState: XenbusState;
+  readonly connects: number;
+}
+
+export class NetbackDevice implements Network {
+  readonly domid: number;
+  readonly handle: number;
+  readonly paths: VifPaths;
+  readonly metrics = new NetbackMetrics();
+  /** Names this vif for ever; kept in XenStore, so that a restart of ours does not change it. */
+  uid = '';
+  labels: Readonly<Record<string, string>> = {};
+  configuration: VifConfiguration = { mac: '', mtu: 1500, bridge: '', rate: '' };
+  status: VifStatus = {
+    phase: 'connecting',
+    reason: 'WAITING_FOR_FRONTEND',
+    message: 'Waiting for the guest.',
+    sinceMs: Date.now(),
+    backendState: XenbusState.unknown,
+    frontendState: XenbusState.unknown,
+    connects: 0,
+  };
+
+  readonly #context: NetbackContext;
+  readonly #onChange: () => void;
+  readonly #onRemoved: () => void;
+  readonly #listeners = new Set<BatchListener>();
+  readonly #observers = new Set<BatchListener>();
+  readonly #observe: BatchListener = (batch) => {
+    for (const observer of this.#observers) observer(batch);
+  };
+  #connection: Connection | undefined;
+  #watch: StoreWatch | undefined;
+  #looking: Promise<void> | undefined;
+  #lookAgain = false;
+  #stopped = false;
+  /** Why the device was stopped; it stays so until the frontend starts anew. */
+  #fault: { code: string; message: string } | undefined;
+
+  constructor(
+    context: NetbackContext,
+    domid: number,
+    handle: number,
+    onChange: () => void,
+    onRemoved: () => void,
+  ) {
+    this.#context = context;
+    this.domid = domid;
+    this.handle = handle;
+    this.paths = vifPaths(context.xen.domid, domid, handle);
+    this.#onChange = onChange;
+    this.#onRemoved = onRemoved;
+  }
+
+  get name(): string {
+    return `vifs/${this.domid}.${this.handle}`;
+  }
+
+  get mac(): string {
+    return BACKEND_MAC;
+  }
+
+  get mtu(): number {
+    return this.configuration.mtu;
+  }
+
+  /** As the NETWORK interface counts: what the guest transmits is what this NIC receives. */
+  get stats(): NetworkStats {
+    const { rx, tx } = this.metrics;
+    return {
+      rxBytes: BigInt(tx.bytes),
+      rxPackets: BigInt(tx.packets),
+      txBytes: BigInt(rx.bytes),
+      txPackets: BigInt(rx.packets),
+    };
+  }
+
+  /** What was agreed on; undefined while not connected. */
+  get features(): NetbackFeatures | undefined {
+    return this.#connection?.parameters.features;
+  }
+
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
+  resetStats(): void {
+    this.metrics.reset();
+  }
+
+  /** Reads who this vif is and begins to follow its states. */
+  async start(): Promise<void> {
+    const { store } = this.#context.xen;
+    await this.#readIdentity();
+    this.#watch = await store.watch(`${this.paths.frontend}/state`, () => this.look());
+    this.look();
+  }
+
+  /** Has the states looked at, now or as soon as the look under way is done. */
+  look(): void {
+    if (this.#stopped) return;
+    this.#lookAgain = true;
+    this.#looking ??= this.#lookUntilCalm().finally(() => {
+      this.#looking = undefined;
+    });
+  }
+
+  /**
+   * Stops following and gives everything back. The states in XenStore stay as they are, so that
+   * a guest that is connected stays so, and the next daemon goes on where this one ended.
+   */
+  async release(): Promise<void> {
+    this.#stopped = true;
+    this.#connection?.drain();
+    this.#disconnectRings();
+    await this.#looking;
+    await this.#watch?.unwatch().catch(() => undefined);
+  }
+
+  /** Asks the guest to close by going through Closing, as an orderly end does. */
+  async close(): Promise<void> {
+    this.#connection?.drain();
+    this.#disconnectRings();
+    await writeState(this.#context.xen.store, this.paths, XenbusState.closing);
+    this.look();
+  }
+
+  async disconnect(): Promise<void> {
+    await this.close();
+  }
+
+  async write(frame: Uint8Array): Promise<void> {
+    await this.writev([frame]);
+  }
+
+  async writev(parts: readonly Uint8Array[]): Promise<void> {
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    if (length < FRAME_BYTES_MIN || length > FRAME_BYTES_MAX) {
+      const code = length < FRAME_BYTES_MIN ? 'FRAME_TOO_SHORT' : 'FRAME_TOO_LONG';
+      throw new InvalidArgumentError(code, 'frame', `A frame cannot have ${length} bytes.`);
+    }
+    if (this.#connection === undefined) throw new DisconnectedError(`${this.name} has no guest.`);
+    const { memory } = this.#context.xen;
+    const region = memory.allocate(length);
+    let offset = region.offset;
+    for (const part of parts) {
+      memory.bytes.set(part, offset);
+      offset += part.length;
+    }
+    const batch = new FrameBatch(memory.bytes, 1);
+    batch.add(region.offset, length, 0);
+    this.writeBatch(batch);
+    region.free();
+  }
+
+  writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
+    if (this.#connection !== undefined) return this.#connection.write(batch, outcomes);
+    this.metrics.rx.drop('rx-queue', 'NOT_CONNECTED', batch.count);
+    outcomes?.fill(WriteOutcome.notConnected, 0, batch.count);
+    return 0;
+  }
+
+  listen(onFrame: (frame: Uint8Array) => void): void {
+    this.listenBatch((batch) => {
+      for (let index = 0; index < batch.count; index += 1) {
+        const offset = batch.offset(index);
+        onFrame(batch.bytes.slice(offset, offset + batch.length(index)));
+      }
+    });
+  }
+
+  listenBatch(onBatch: BatchListener): () => void {
+    this.#listeners.add(onBatch);
+    return () => this.#listeners.delete(onBatch);
+  }
+
+  /** As `listenBatch`, but with the frames of both directions, as they pass. */
+  observeBatch(onBatch: BatchListener): () => void {
+    this.#observers.add(onBatch);
+    return () => this.#observers.delete(onBatch);
+  }
+
+  async setLabels(labels: Readonly<Record<string, string>>): Promise<void> {
+    await this.#context.xen.store.write(
+      `${this.paths.backend}/xenvif/labels`,
+      JSON.stringify(labels),
+    );
+    this.labels = labels;
+  }
+
+  async #readIdentity(): Promise<void> {
+    const { store } = this.#context.xen;
+    const base = `${this.paths.backend}/xenvif`;
+    this.configuration = await readConfiguration(store, this.paths);
+    this.labels = parseLabels(await store.readIfExists(`${base}/labels`));
+    const uid = await store.readIfExists(`${base}/uid`);
+    this.uid = uid ?? randomUUID();
+    if (uid !== undefined) return;
+    await store.transaction(async (transaction) => {
+      if ((await transaction.readIfExists(`${this.paths.backend}/state`)) === undefined) return;
+      await transaction.write(`${base}/uid`, this.uid);
+    });
+  }
+
+  async #lookUntilCalm(): Promise<void> {
+    while (this.#lookAgain && !this.#stopped) {
+      this.#lookAgain = false;
+      try {
+        await this.#step();
+      } catch (error) {
+        // XenStore is away or refuses: its return fires every watch, and that looks again.
+        this.#context.logger.warn({ vif: this.name, error }, 'could not follow the state of a vif');
+      }
+    }
+  }
+
+  async #step(): Promise<void> {
+    const { store } = this.#context.xen;
+    const view = await readStates(store, this.paths);
+    if (this.#stopped) return;
+    if (view === undefined) {
+      await this.#remove();
+      return;
+    }
+    const next = nextBackendState(view);
+    if (view.own !== XenbusState.connected) this.#disconnectRings();
+    if (next === XenbusState.connected && this.#connection === undefined) {
+      if (!(await this.#connectRings(view.own === XenbusState.connected))) return;
+    }
+    if (next !== view.own) {
+      if (next === XenbusState.closing || next === XenbusState.closed) this.#disconnectRings();
+      if (next === XenbusState.initWait) {
+        this.#fault = undefined;
+        this.configuration = await readConfiguration(store, this.paths);
+        await advertise(store, this.paths);
+      } else {
+        await writeState(store, this.paths, next);
+      }
+      this.#lookAgain = true;
+    } else if (next === XenbusState.closed && !view.online && this.#context.xen.domid !== 0) {
+      // In a driver domain nobody else removes the directory, and libxl waits for it to vanish.
+      await store.rm(this.paths.backend);
+      this.#lookAgain = true;
+    }
+    this.#setStatus(next, view.frontend, view.online);
+  }
+
+  /** Connects to the rings; on a fault of the frontend the device goes to Closing. */
+  async #connectRings(adopted: boolean): Promise<boolean> {
+    const { store } = this.#context.xen;
+    try {
+      await checkFrontendLink(store, this.paths);
+      const parameters = await store.transaction((transaction) =>
+        readFrontend(transaction, this.paths.frontend),
+      );
+      if (this.#stopped) return false;
+      this.#connection = new Connection(this.#context, this.domid, parameters, this.metrics, {
+        fromGuest: (batch) => this.#fromGuest(batch),
+        toGuest: () => (this.#observers.size > 0 ? this.#observe : undefined),
+        fault: (error) => this.#stop(error),
+      });
+      this.status = { ...this.status, connects: this.status.connects + 1 };
+      this.#context.logger.info({ vif: this.name, adopted, ...parameters }, 'connected');
+      this.#connection.kick();
+      return true;
+    } catch (error) {
+      if (!(error instanceof XenvifError) || error.code.startsWith('XENSTORE_')) throw error;
+      this.#stop(error);
+      return false;
+    }
+  }
+
+  #fromGuest(batch: FrameBatch): void {
+    if (this.#observers.size > 0) this.#observe(batch);
+    for (const listener of this.#listeners) listener(batch);
+  }
+
+  #disconnectRings(): void {
+    this.#connection?.close();
+    this.#connection = undefined;
+  }
+
+  /** Stops the device for a fault. Only a frontend that starts anew gets it back. */
+  #stop(error: unknown): void {
+    this.#disconnectRings();
+    const known = error instanceof XenvifError;
+    this.#fault = {
+      code: known ? error.code : 'INTERNAL',
+      message: known ? error.message : 'The device stopped for an internal error.',
+    };
+    this.#context.logger.error(
+      { vif: this.name, reason: this.#fault.code, error },
+      'stopped a vif',
+    );
+    void this.#reportFault(this.#fault.message);
+  }
+
+  async #reportFault(message: string): Promise<void> {
+    const { store } = this.#context.xen;
+    try {
+      await writeError(store, this.paths, message);
+      await writeState(store, this.paths, XenbusState.closing);
+    } catch (error) {
+      this.#context.logger.warn({ vif: this.name, error }, 'could not report a stopped vif');
+    }
+    this.look();
+  }
+
+  async #remove(): Promise<void> {
+    this.#stopped = true;
+    this.#disconnectRings();
+    this.#setStatus(XenbusState.unknown, XenbusState.unknown, false);
+    this.#onRemoved();
+    await this.#watch?.unwatch();
+  }
+
+  #setStatus(own: XenbusState, frontend: XenbusState, online: boolean): void {
+    const [phase, reason, message] = this.#describe(own, frontend, online);
+    const old = this.status;
+    const changed =
+      old.phase !== phase ||
+      old.reason !== reason ||
+      old.backendState !== own ||
+      old.frontendState !== frontend;
+    if (!changed) return;
+    const sinceMs = old.phase === phase && old.reason === reason ? old.sinceMs : Date.now();
+    const { connects } = old;
+    this.status = {
+      phase,
+      reason,
+      message,
+      sinceMs,
+      backendState: own,
+      frontendState: frontend,
+      connects,
+    };
+    this.#context.logger.debug(
+      {
+        vif: this.name,
+        backend: xenbusStateName(own),
+        frontend: xenbusStateName(frontend),
+        reason,
+      },
+      'state',
+    );
+    this.#onChange();
+  }
+
+  #describe(own: XenbusState, frontend: XenbusState, online: boolean): [VifPhase, string, string] {
+    if (this.#fault !== undefined) return ['failed', this.#fault.code, this.#fault.message];
+    if (own === XenbusState.connected) return ['connected', 'CONNECTED', 'Frames flow.'];
+    if (!online) return ['deleting', 'OFFLINE', 'The toolstack removes the vif.'];
+    if (own === XenbusState.closing || own === XenbusState.closed) {
+      return frontend === XenbusState.unknown
+        ? ['disconnected', 'FRONTEND_GONE', 'The guest is gone.']
+        : ['disconnected', 'FRONTEND_CLOSED', 'The guest closed its side.'];
+    }
+    return ['connecting', 'WAITING_FOR_FRONTEND', 'Waiting for the guest.'];
+  }
+}
+
+/** Labels as we wrote them ourselves; anything else in that node is no labels. */
+function parseLabels(value: string | undefined): Record<string, string> {
+  if (value === undefined) return {};
+  try {
+    const parsed: unknown = JSON.parse(value);
+    if (typeof parsed !== 'object' || parsed === null) return {};
+    const entries = Object.entries(parsed);
+    return Object.fromEntries(
+      entries.filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+    );
+  } catch {
+    return {};
+  }
+}

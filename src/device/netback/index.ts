@@ -1,0 +1,182 @@
+/**
+ * All the vifs that this domain is the backend of. The directory `backend/vif` in XenStore is the
+ * truth: what appears there is served, what vanishes is given up, whoever wrote it.
+ */
+import type { Logger } from 'pino';
+import type { StoreWatch, Xen } from '../../xen/xen.js';
+import { XenbusState } from '../../xen/xenbus.js';
+import type { NetbackContext } from './connection.js';
+import { NetbackDevice } from './device.js';
+import { RxScratch } from './rx-queue.js';
+import { TxScratch } from './tx-queue.js';
+
+export type VifEvent = 'updated' | 'deleted';
+export type VifListener = (event: VifEvent, device: NetbackDevice) => void;
+
+/** Nodes of a vif's directory whose change makes a difference to us. */
+const RELEVANT = new Set(['', 'state', 'online', 'frontend', 'frontend-id', 'mtu', 'rate']);
+
+export class Netback {
+  readonly #context: NetbackContext;
+  readonly #devices = new Map<string, NetbackDevice>();
+  readonly #listeners = new Set<VifListener>();
+  readonly #root: string;
+  readonly #logger: Logger;
+  #watch: StoreWatch | undefined;
+  #scanning: Promise<void> | undefined;
+  #scanAgain = false;
+  #stopped = false;
+
+  constructor(xen: Xen, logger: Logger) {
+    this.#logger = logger;
+    this.#context = {
+      xen,
+      logger,
+      tx: new TxScratch(xen.memory),
+      rx: new RxScratch(xen.memory),
+    };
+    this.#root = `/local/domain/${xen.domid}/backend/vif`;
+  }
+
+  /** Finds the vifs that are there, takes over those that are connected, and follows changes. */
+  async start(): Promise<void> {
+    await this.#context.xen.store.mkdir(this.#root);
+    this.#watch = await this.#context.xen.store.watch(this.#root, (path) => this.#onChange(path));
+    this.#scan();
+    await this.#scanning;
+  }
+
+  /** The vifs in the order of domid and handle. */
+  list(): NetbackDevice[] {
+    return [...this.#devices.values()].sort((a, b) => a.domid - b.domid || a.handle - b.handle);
+  }
+
+  get(domid: number, handle: number): NetbackDevice | undefined {
+    return this.#devices.get(`${domid}/${handle}`);
+  }
+
+  /** Tells of every vif that is new, changes or goes. Returns a function that ends it. */
+  onVif(listener: VifListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * Stops. Connected guests stay connected for the next daemon to take over, unless
+   * `closeDevices` is set: then each is closed in order, within `closeTimeoutMs`.
+   */
+  async stop(options: { closeDevices: boolean; closeTimeoutMs: number }): Promise<void> {
+    const devices = this.list();
+    if (options.closeDevices) {
+      await Promise.all(
+        devices.map((device) => this.#closeAndWait(device, options.closeTimeoutMs)),
+      );
+    }
+    this.#stopped = true;
+    await this.#watch?.unwatch().catch(() => undefined);
+    await this.#scanning;
+    await Promise.all(devices.map((device) => device.release()));
+    this.#devices.clear();
+    this.#context.tx.free();
+  }
+
+  /** Tells listeners of a change that is not in XenStore's states, such as new labels. */
+  touch(device: NetbackDevice): void {
+    this.#emit('updated', device);
+  }
+
+  #onChange(path: string): void {
+    const rest = path.slice(this.#root.length + 1);
+    const [domid, handle, ...node] = rest.split('/');
+    const device = this.#devices.get(`${domid}/${handle}`);
+    if (device === undefined) this.#scan();
+    else if (RELEVANT.has(node.join('/'))) device.look();
+  }
+
+  #scan(): void {
+    if (this.#stopped) return;
+    this.#scanAgain = true;
+    this.#scanning ??= this.#scanUntilCalm().finally(() => {
+      this.#scanning = undefined;
+    });
+  }
+
+  async #scanUntilCalm(): Promise<void> {
+    while (this.#scanAgain && !this.#stopped) {
+      this.#scanAgain = false;
+      try {
+        await this.#scanOnce();
+      } catch (error) {
+        this.#logger.warn({ error }, 'could not list the vifs in XenStore');
+      }
+    }
+  }
+
+  async #scanOnce(): Promise<void> {
+    const { store } = this.#context.xen;
+    // A store that came back may have lost vifs while we could not see it.
+    for (const device of this.#devices.values()) device.look();
+    for (const domid of await store.directory(this.#root)) {
+      if (!isId(domid)) continue;
+      for (const handle of await this.#handles(domid)) {
+        if (isId(handle)) await this.#adopt(Number(domid), Number(handle));
+      }
+    }
+  }
+
+  async #handles(domid: string): Promise<string[]> {
+    const { store } = this.#context.xen;
+    const path = `${this.#root}/${domid}`;
+    return await store.directory(path).catch(() => []);
+  }
+
+  async #adopt(domid: number, handle: number): Promise<void> {
+    const key = `${domid}/${handle}`;
+    if (this.#devices.has(key) || this.#stopped) return;
+    const device: NetbackDevice = new NetbackDevice(
+      this.#context,
+      domid,
+      handle,
+      () => this.#emit('updated', device),
+      () => {
+        this.#devices.delete(key);
+        this.#emit('deleted', device);
+        this.#scan();
+      },
+    );
+    const { store } = this.#context.xen;
+    if ((await store.readIfExists(`${device.paths.backend}/state`)) === undefined) return;
+    this.#devices.set(key, device);
+    try {
+      await device.start();
+    } catch (error) {
+      this.#devices.delete(key);
+      this.#logger.warn({ vif: device.name, error }, 'could not take up a vif');
+    }
+  }
+
+  async #closeAndWait(device: NetbackDevice, timeoutMs: number): Promise<void> {
+    if (device.status.backendState === XenbusState.closed) return;
+    const closed = new Promise<void>((resolve) => {
+      const timer = setTimeout(done, timeoutMs);
+      const end = this.onVif(() => {
+        if (device.status.backendState === XenbusState.closed) done();
+      });
+      function done(): void {
+        clearTimeout(timer);
+        end();
+        resolve();
+      }
+    });
+    await device.close();
+    await closed;
+  }
+
+  #emit(event: VifEvent, device: NetbackDevice): void {
+    for (const listener of this.#listeners) listener(event, device);
+  }
+}
+
+function isId(name: string): boolean {
+  return /^(0|[1-9][0-9]{0,4})$/.test(name);
+}

@@ -1,0 +1,156 @@
+/**
+ * The toolstack's part of a vif's life, done as libxl does it: both halves in XenStore, their
+ * permissions, and libxl's own copy, so that `xl network-list` and `xl network-detach` know it.
+ */
+import { AlreadyExistsError, NotFoundError } from '../../errors.js';
+import type { Store, StoreOperations, StorePermissions } from '../../xen/xen.js';
+import { XenbusState } from '../../xen/xenbus.js';
+import { vifPaths } from './handshake.js';
+
+/** What a new vif shall be. */
+export interface NewVif {
+  readonly backendDomid: number;
+  readonly domid: number;
+  /** Undefined: the lowest that is free. */
+  readonly handle: number | undefined;
+  readonly mac: string;
+  readonly mtu: number;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly uid: string;
+}
+
+/** The most interfaces that the search for a free handle goes through. */
+const HANDLE_MAX = 65535;
+const MTU_DEFAULT = 1500;
+
+/** Writes both halves in one transaction and returns the handle. */
+export async function plugVif(store: Store, vif: NewVif): Promise<number> {
+  if (!(await store.isDomainIntroduced(vif.domid))) {
+    throw new NotFoundError('DOMAIN_NOT_FOUND', `There is no domain ${vif.domid}.`, {
+      domid: String(vif.domid),
+    });
+  }
+  return await store.transaction(async (transaction) => {
+    const handle = vif.handle ?? (await freeHandle(transaction, vif));
+    const paths = vifPaths(vif.backendDomid, vif.domid, handle);
+    for (const path of [paths.backend, paths.frontend]) {
+      if ((await transaction.readIfExists(`${path}/state`)) === undefined) continue;
+      throw new AlreadyExistsError('HANDLE_BUSY', `vifs/${vif.domid}.${handle} exists already.`, {
+        vif: `vifs/${vif.domid}.${handle}`,
+      });
+    }
+    const libxl = libxlPath(vif.domid, handle);
+    const toGuest: StorePermissions = {
+      owner: vif.backendDomid,
+      others: 'n',
+      domains: [{ domid: vif.domid, access: 'r' }],
+    };
+    const toBackend: StorePermissions = {
+      owner: vif.domid,
+      others: 'n',
+      domains: [{ domid: vif.backendDomid, access: 'r' }],
+    };
+    const backend = backendNodes(vif, handle, paths.frontend);
+    const frontend = frontendNodes(vif, handle, paths.backend);
+    await writeTree(transaction, paths.backend, backend, toGuest);
+    await writeTree(transaction, paths.frontend, frontend, toBackend);
+    const own: StorePermissions = { owner: 0, others: 'n' };
+    await writeTree(transaction, libxl, { ...backend, ...libxlNodes(paths) }, own);
+    return handle;
+  });
+}
+
+/** Tells the backend, and through it the guest, that the vif shall go. */
+export async function requestUnplug(
+  store: Store,
+  backendDomid: number,
+  domid: number,
+  handle: number,
+): Promise<void> {
+  const { backend } = vifPaths(backendDomid, domid, handle);
+  await store.transaction(async (transaction) => {
+    const state = await transaction.readIfExists(`${backend}/state`);
+    if (state === undefined) return;
+    await transaction.write(`${backend}/online`, '0');
+    if (state !== String(XenbusState.closed)) {
+      await transaction.write(`${backend}/state`, String(XenbusState.closing));
+    }
+  });
+}
+
+/** Removes all that is left of a vif. */
+export async function removeVif(
+  store: Store,
+  backendDomid: number,
+  domid: number,
+  handle: number,
+): Promise<void> {
+  const paths = vifPaths(backendDomid, domid, handle);
+  await store.transaction(async (transaction) => {
+    await transaction.rm(paths.frontend);
+    await transaction.rm(paths.backend);
+    await transaction.rm(libxlPath(domid, handle));
+  });
+}
+
+function libxlPath(domid: number, handle: number): string {
+  return `/libxl/${domid}/device/vif/${handle}`;
+}
+
+async function freeHandle(store: StoreOperations, vif: NewVif): Promise<number> {
+  const base = `/local/domain/${vif.domid}/device`;
+  const types = await store.directory(base).catch((): string[] => []);
+  const used = types.includes('vif') ? await store.directory(`${base}/vif`) : [];
+  const taken = new Set(used);
+  for (let handle = 0; handle <= HANDLE_MAX; handle += 1) {
+    if (!taken.has(String(handle))) return handle;
+  }
+  throw new AlreadyExistsError('HANDLE_BUSY', `Domain ${vif.domid} has no handle left.`);
+}
+
+function backendNodes(vif: NewVif, handle: number, frontend: string): Record<string, string> {
+  return {
+    frontend,
+    'frontend-id': String(vif.domid),
+    online: '1',
+    state: String(XenbusState.initialising),
+    mac: vif.mac,
+    handle: String(handle),
+    type: 'vif',
+    'hotplug-status': '',
+    ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
+    'xenvif/uid': vif.uid,
+    'xenvif/labels': JSON.stringify(vif.labels),
+  };
+}
+
+function frontendNodes(vif: NewVif, handle: number, backend: string): Record<string, string> {
+  return {
+    backend,
+    'backend-id': String(vif.backendDomid),
+    state: String(XenbusState.initialising),
+    handle: String(handle),
+    mac: vif.mac,
+    trusted: '1',
+    ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
+  };
+}
+
+function libxlNodes(paths: { frontend: string; backend: string }): Record<string, string> {
+  return { frontend: paths.frontend, backend: paths.backend };
+}
+
+/** Makes the directory with its permissions first, for new nodes below take theirs from it. */
+async function writeTree(
+  store: StoreOperations,
+  path: string,
+  nodes: Record<string, string>,
+  permissions: StorePermissions,
+): Promise<void> {
+  await store.mkdir(path);
+  await store.setPermissions(path, permissions);
+  for (const [name, value] of Object.entries(nodes)) {
+    await store.write(`${path}/${name}`, value);
+    await store.setPermissions(`${path}/${name}`, permissions);
+  }
+}

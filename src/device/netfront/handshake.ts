@@ -1,0 +1,83 @@
+/**
+ * The frontend's half of the handshake in XenStore: which backend we have, what it offers, and
+ * where our rings and ports are.
+ */
+import { ProtocolError } from '../../errors.js';
+import type { Store, StoreOperations } from '../../xen/xen.js';
+import { parseXenbusState, XenbusState } from '../../xen/xenbus.js';
+
+/** What the toolstack wrote about our end. */
+export interface NetfrontConfiguration {
+  readonly backend: string;
+  readonly backendDomid: number;
+  readonly mac: string;
+  /** The largest Ethernet payload, 1500 where nothing is said. */
+  readonly mtu: number;
+}
+
+/** What the backend offers and we use. */
+export interface BackendFeatures {
+  readonly scatterGather: boolean;
+  readonly splitEventChannels: boolean;
+}
+
+/** What we tell the backend. */
+export interface RingKeys {
+  readonly txRingRef: number;
+  readonly rxRingRef: number;
+  readonly txPort: number;
+  readonly rxPort: number;
+}
+
+/** @throws ProtocolError when the toolstack's nodes are missing or make no sense. */
+export async function readConfiguration(
+  store: StoreOperations,
+  base: string,
+): Promise<NetfrontConfiguration> {
+  const backend = await store.read(`${base}/backend`);
+  const backendDomid = Number(await store.read(`${base}/backend-id`));
+  const mac = await store.read(`${base}/mac`);
+  const mtu = Number((await store.readIfExists(`${base}/mtu`)) ?? '1500');
+  if (!Number.isInteger(backendDomid) || !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(mac)) {
+    throw new ProtocolError('CONFIGURATION_INVALID', `The vif at ${base} is not set up right.`);
+  }
+  return { backend, backendDomid, mac: mac.toLowerCase(), mtu };
+}
+
+export async function readBackendState(store: StoreOperations, backend: string) {
+  return parseXenbusState(await store.readIfExists(`${backend}/state`));
+}
+
+export async function readBackendFeatures(
+  store: StoreOperations,
+  backend: string,
+): Promise<BackendFeatures> {
+  const flag = async (name: string) => (await store.readIfExists(`${backend}/${name}`)) === '1';
+  return {
+    scatterGather: await flag('feature-sg'),
+    splitEventChannels: await flag('feature-split-event-channels'),
+  };
+}
+
+/** Writes our keys and Connected in one transaction, so that the backend never sees a half. */
+export async function announce(store: Store, base: string, keys: RingKeys): Promise<void> {
+  const split = keys.txPort !== keys.rxPort;
+  await store.transaction(async (transaction) => {
+    const nodes: Record<string, string | undefined> = {
+      'tx-ring-ref': String(keys.txRingRef),
+      'rx-ring-ref': String(keys.rxRingRef),
+      'event-channel': split ? undefined : String(keys.txPort),
+      'event-channel-tx': split ? String(keys.txPort) : undefined,
+      'event-channel-rx': split ? String(keys.rxPort) : undefined,
+      'request-rx-copy': '1',
+      'feature-rx-notify': '1',
+      'feature-sg': '1',
+      'feature-no-csum-offload': '1',
+      state: String(XenbusState.connected),
+    };
+    for (const [name, value] of Object.entries(nodes)) {
+      if (value === undefined) await transaction.rm(`${base}/${name}`);
+      else await transaction.write(`${base}/${name}`, value);
+    }
+  });
+}

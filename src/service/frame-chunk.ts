@@ -1,0 +1,244 @@
+/**
+ * A message with a batch of frames, encoded by hand while the frames arrive: StreamFramesResponse
+ * with its field `frames` set. Frames are copied once, from where they lie in local memory into
+ * the message, which lies in local memory too; columns are gathered beside it and written behind
+ * the frames when the message is sealed. ts-proto's encoder is the oracle in the tests.
+ */
+import type { FrameBatch } from '../device/frame-batch.js';
+import { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
+import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
+
+/** `StreamFramesResponse.frames`: field 2, length-delimited. */
+const TAG_FRAMES_MESSAGE = 0x12;
+/** `FrameBatch.frames`: field 1, length-delimited. */
+const TAG_FRAME = 0x0a;
+/** `FrameBatch.base_time_ns`: field 2, 64 bits. */
+const TAG_BASE_TIME = 0x11;
+/** `FrameBatch.time_delta_ns`, `original_length`, `vif_index` and `flags`: fields 3 to 6, packed. */
+const TAG_TIME_DELTA = 0x1a;
+const TAG_ORIGINAL_LENGTH = 0x22;
+const TAG_VIF_INDEX = 0x2a;
+const TAG_FLAGS = 0x32;
+/** `FrameBatch.first_sequence`: field 7, varint. */
+const TAG_FIRST_SEQUENCE = 0x38;
+
+/** Room in front for the outer tag and a length of up to four bytes. */
+const HEADER_BYTES = 5;
+/** The most that a frame needs beside its bytes: tag, length, and an entry in each column. */
+const OVERHEAD_PER_FRAME = 1 + 3 + 5 + 3 + 3 + 5;
+/** What the batch needs beside its frames: the fixed fields and the columns' tags and lengths. */
+const OVERHEAD = HEADER_BYTES + 9 + 11 + 4 * 5;
+const TIME_DELTA_MAX = 0xffffffffn;
+
+/** How large a message may get. */
+export interface ChunkLimits {
+  readonly bytes: number;
+  readonly frames: number;
+}
+
+export class FrameChunk {
+  /** How many bytes of memory a chunk with these limits takes. */
+  static memoryFor(limits: ChunkLimits, longestFrame: number): number {
+    return Math.max(limits.bytes, longestFrame) + limits.frames * OVERHEAD_PER_FRAME + OVERHEAD;
+  }
+
+  readonly region: LocalRegion;
+  /** The sum of the lengths of the frames as they are in the message. */
+  frameBytes = 0;
+  count = 0;
+  firstSequence = 0;
+  readonly #bytes: Uint8Array;
+  readonly #limits: ChunkLimits;
+  readonly #deltas: Uint32Array;
+  readonly #originals: Uint32Array;
+  readonly #vifs: Uint32Array;
+  readonly #flags: Uint32Array;
+  #end: number;
+  #baseTimeNs = 0n;
+  #anyDelta = 0;
+  #anyVif = 0;
+  #anyCut = false;
+
+  constructor(memory: LocalMemory, limits: ChunkLimits, longestFrame: number) {
+    this.region = memory.allocate(FrameChunk.memoryFor(limits, longestFrame));
+    this.#bytes = memory.bytes;
+    this.#limits = limits;
+    this.#deltas = new Uint32Array(limits.frames);
+    this.#originals = new Uint32Array(limits.frames);
+    this.#vifs = new Uint32Array(limits.frames);
+    this.#flags = new Uint32Array(limits.frames);
+    this.#end = this.region.offset + HEADER_BYTES;
+  }
+
+  get lastSequence(): number {
+    return this.firstSequence + this.count - 1;
+  }
+
+  /** Makes the chunk empty, for use again. */
+  clear(): void {
+    this.frameBytes = 0;
+    this.count = 0;
+    this.#anyDelta = 0;
+    this.#anyVif = 0;
+    this.#anyCut = false;
+    this.#end = this.region.offset + HEADER_BYTES;
+  }
+
+  /** Whether a frame of `length` bytes that passed at `timeNs` can go in. */
+  fits(length: number, timeNs: bigint): boolean {
+    if (this.count === 0) return true;
+    return (
+      this.count < this.#limits.frames &&
+      this.frameBytes + length <= this.#limits.bytes &&
+      timeNs - this.#baseTimeNs <= TIME_DELTA_MAX
+    );
+  }
+
+  /** Adds frame `index` of `batch`, cut to `length`. The caller has asked `fits`. */
+  add(
+    batch: FrameBatch,
+    index: number,
+    length: number,
+    vifIndex: number,
+    flags: number,
+    sequence: number,
+  ): void {
+    const slot = this.count;
+    if (slot === 0) {
+      this.firstSequence = sequence;
+      this.#baseTimeNs = batch.timeNs;
+    }
+    const offset = batch.offset(index);
+    const original = batch.length(index);
+    const delta = slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs);
+    let end = this.#end;
+    this.#bytes[end] = TAG_FRAME;
+    end = writeVarint(this.#bytes, end + 1, length);
+    this.#bytes.copyWithin(end, offset, offset + length);
+    this.#end = end + length;
+    this.#deltas[slot] = delta;
+    this.#originals[slot] = original;
+    this.#vifs[slot] = vifIndex;
+    this.#flags[slot] = flags;
+    this.#anyDelta |= delta;
+    this.#anyVif |= vifIndex;
+    if (original !== length) this.#anyCut = true;
+    this.count = slot + 1;
+    this.frameBytes += length;
+  }
+
+  /**
+   * Takes the first frames, as many as have at most `bytes` together, out into a message of their
+   * own; undefined when the first one alone has more.
+   */
+  takeFront(bytes: number): FrameBatchMessage | undefined {
+    const frames: Buffer[] = [];
+    let position = this.region.offset + HEADER_BYTES;
+    let taken = 0;
+    while (frames.length < this.count) {
+      const length = this.#lengthAt(position + 1);
+      if (taken + length > bytes) break;
+      const start = position + 1 + varintBytes(length);
+      frames.push(Buffer.from(this.#bytes.subarray(start, start + length)));
+      taken += length;
+      position = start + length;
+    }
+    const count = frames.length;
+    if (count === 0) return undefined;
+    const part = FrameBatchMessage.fromPartial({
+      frames,
+      baseTimeNs: this.#baseTimeNs,
+      timeDeltaNs: [...this.#deltas.subarray(0, count)],
+      originalLength: this.#anyCut ? [...this.#originals.subarray(0, count)] : [],
+      vifIndex: [...this.#vifs.subarray(0, count)],
+      flags: [...this.#flags.subarray(0, count)],
+      firstSequence: BigInt(this.firstSequence),
+    });
+    this.#dropFront(count, taken, position);
+    return part;
+  }
+
+  #dropFront(count: number, bytes: number, position: number): void {
+    const start = this.region.offset + HEADER_BYTES;
+    this.#bytes.copyWithin(start, position, this.#end);
+    this.#end -= position - start;
+    for (const column of [this.#deltas, this.#originals, this.#vifs, this.#flags]) {
+      column.copyWithin(0, count, this.count);
+    }
+    this.count -= count;
+    this.frameBytes -= bytes;
+    this.firstSequence += count;
+  }
+
+  /** Reads the length of a frame, which this class wrote itself. */
+  #lengthAt(position: number): number {
+    let length = 0;
+    for (let shift = 0, next = position; ; shift += 7, next += 1) {
+      const byte = this.#bytes[next] as number;
+      length |= (byte & 0x7f) << shift;
+      if (byte < 0x80) return length;
+    }
+  }
+
+  /** Writes the columns and the header, and returns the message: a view that `clear` ends. */
+  seal(): Buffer {
+    let end = this.#end;
+    end = this.#writeFixed64(TAG_BASE_TIME, end, this.#baseTimeNs);
+    if (this.#anyDelta !== 0) end = this.#writeColumn(TAG_TIME_DELTA, end, this.#deltas);
+    if (this.#anyCut) end = this.#writeColumn(TAG_ORIGINAL_LENGTH, end, this.#originals);
+    if (this.#anyVif !== 0) end = this.#writeColumn(TAG_VIF_INDEX, end, this.#vifs);
+    end = this.#writeColumn(TAG_FLAGS, end, this.#flags);
+    this.#bytes[end] = TAG_FIRST_SEQUENCE;
+    end = writeVarint(this.#bytes, end + 1, this.firstSequence);
+    const bodyStart = this.region.offset + HEADER_BYTES;
+    const body = end - bodyStart;
+    const start = bodyStart - 1 - varintBytes(body);
+    this.#bytes[start] = TAG_FRAMES_MESSAGE;
+    writeVarint(this.#bytes, start + 1, body);
+    return Buffer.from(this.#bytes.buffer, this.#bytes.byteOffset + start, end - start);
+  }
+
+  #writeFixed64(tag: number, position: number, value: bigint): number {
+    this.#bytes[position] = tag;
+    const low = Number(value & 0xffffffffn);
+    const high = Number(value >> 32n);
+    for (let byte = 0; byte < 4; byte += 1) {
+      this.#bytes[position + 1 + byte] = (low >>> (byte * 8)) & 0xff;
+      this.#bytes[position + 5 + byte] = (high >>> (byte * 8)) & 0xff;
+    }
+    return position + 9;
+  }
+
+  #writeColumn(tag: number, position: number, column: Uint32Array): number {
+    let length = 0;
+    for (let index = 0; index < this.count; index += 1) {
+      length += varintBytes(column[index] as number);
+    }
+    this.#bytes[position] = tag;
+    let end = writeVarint(this.#bytes, position + 1, length);
+    for (let index = 0; index < this.count; index += 1) {
+      end = writeVarint(this.#bytes, end, column[index] as number);
+    }
+    return end;
+  }
+}
+
+/** Writes an unsigned number below 2^53 and returns where it ends. */
+function writeVarint(bytes: Uint8Array, position: number, value: number): number {
+  let rest = value;
+  let end = position;
+  while (rest > 0x7f) {
+    bytes[end] = (rest % 128) | 0x80;
+    rest = rest > 0xffffffff ? Math.floor(rest / 128) : rest >>> 7;
+    end += 1;
+  }
+  bytes[end] = rest;
+  return end + 1;
+}
+
+function varintBytes(value: number): number {
+  if (value < 0x80) return 1;
+  if (value < 0x4000) return 2;
+  if (value < 0x200000) return 3;
+  return value < 0x10000000 ? 4 : 5;
+}

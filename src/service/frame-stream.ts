@@ -1,0 +1,362 @@
+/**
+ * What waits for one client of FrameService: the one place where frames, losses and backpressure
+ * meet. Frames go into chunks; a chunk is sent when it is full, or when the work at hand is done
+ * and the client keeps up. What a client does not take is bounded in bytes, and every frame that
+ * goes missing is told with its number.
+ *
+ *   frames -> open chunk -> queue of sealed chunks and losses -> in flight in gRPC -> client
+ */
+import type { FrameBatch } from '../device/frame-batch.js';
+import { ResourceExhaustedError } from '../errors.js';
+import {
+  LossCause,
+  LossStage,
+  OverflowPolicy,
+  type StreamFramesResponse,
+} from '../gen/xenvif/v1/frame_service.js';
+import type { LocalMemory } from '../xen/local-memory.js';
+import { type ChunkLimits, FrameChunk } from './frame-chunk.js';
+
+/** A message of the server: one that ts-proto encodes, or one that is encoded already. */
+export type FrameMessage = StreamFramesResponse | Buffer;
+
+/** Which frames the client wants. */
+export interface FrameSelector {
+  /** 0: both directions. Otherwise the only one. */
+  readonly direction: number;
+  readonly snaplen: number;
+  readonly sampleOneIn: number;
+}
+
+export interface FrameStreamOptions {
+  readonly memory: LocalMemory;
+  readonly chunk: ChunkLimits;
+  readonly lingerMs: number;
+  readonly queueBytes: number;
+  readonly inFlightBytes: number;
+  readonly policy: OverflowPolicy;
+  /** Bytes the client lets us send; undefined when it gives no credit. */
+  readonly creditBytes: number | undefined;
+  /** The stream ends after so many frames; 0: never. */
+  readonly framesMax: number;
+  readonly write: (message: FrameMessage, done: () => void) => void;
+  /** The stream is over: an error, or all that was asked for has been sent. */
+  readonly end: (error?: Error) => void;
+}
+
+interface Loss {
+  first: number;
+  last: number;
+  cause: LossCause;
+}
+
+type Waiting =
+  | { readonly kind: 'chunk'; readonly chunk: FrameChunk }
+  | { readonly kind: 'loss'; readonly loss: Loss }
+  | { readonly kind: 'message'; readonly message: StreamFramesResponse }
+  | { readonly kind: 'end' };
+
+const FRAME_BYTES_MAX = 65535;
+
+export class FrameStream {
+  selector: FrameSelector;
+  readonly #options: FrameStreamOptions;
+  readonly #waiting: Waiting[] = [];
+  readonly #spare: FrameChunk[] = [];
+  readonly #chunksMax: number;
+  #chunks = 0;
+  #open: FrameChunk | undefined;
+  #waitingBytes = 0;
+  #inFlightBytes = 0;
+  #creditBytes: number | undefined;
+  /** The number of the last frame that was selected. */
+  #sequence = 0;
+  #sampled = 0;
+  #flushTimer: NodeJS.Immediate | NodeJS.Timeout | undefined;
+  /** The open chunk has waited long enough for company. */
+  #due = false;
+  #ended = false;
+  #closed = false;
+
+  constructor(selector: FrameSelector, options: FrameStreamOptions) {
+    this.selector = selector;
+    this.#options = options;
+    this.#creditBytes = options.creditBytes;
+    // Full chunks are as many as the queue's bytes allow; the others end at a loss or a message.
+    this.#chunksMax = Math.ceil(options.queueBytes / options.chunk.bytes) + 8;
+  }
+
+  /** Bytes of frames that wait here, beside those that gRPC has. */
+  get waitingBytes(): number {
+    return this.#waitingBytes;
+  }
+
+  /** Takes what the selector wants of a batch of vif number `vifIndex`. */
+  push(batch: FrameBatch, vifIndex: number): void {
+    if (this.#ended) return;
+    const { direction, snaplen, sampleOneIn } = this.selector;
+    for (let index = 0; index < batch.count; index += 1) {
+      const flags = batch.flag(index);
+      if (direction !== 0 && (flags & 0b11) !== direction) continue;
+      if (sampleOneIn > 1) {
+        this.#sampled = (this.#sampled + 1) % sampleOneIn;
+        if (this.#sampled !== 1) continue;
+      }
+      this.#sequence += 1;
+      const length = batch.length(index);
+      this.#append(batch, index, Math.min(length, snaplen), vifIndex, flags);
+      if (this.#sequence === this.#options.framesMax) {
+        this.#finish();
+        return;
+      }
+      if (this.#ended) return;
+    }
+    this.#scheduleFlush();
+  }
+
+  /** Queues a message that is not frames, behind the frames that came before it. */
+  send(message: StreamFramesResponse): void {
+    if (this.#ended) return;
+    this.#sealOpen();
+    this.#waiting.push({ kind: 'message', message });
+    this.#pump();
+  }
+
+  addCredit(bytes: number): void {
+    if (this.#creditBytes === undefined) return;
+    this.#creditBytes = Math.min(this.#creditBytes + bytes, Number.MAX_SAFE_INTEGER);
+    this.#pump();
+  }
+
+  /** Sends what there is without waiting for more; what the client does not take now is lost. */
+  flush(): void {
+    this.#sealOpen();
+    this.#pump();
+  }
+
+  /** Gives all memory back, except what gRPC still reads: that follows when it is done. */
+  close(): void {
+    this.#ended = true;
+    this.#closed = true;
+    this.#cancelFlush();
+    for (const waiting of this.#waiting) {
+      if (waiting.kind === 'chunk') waiting.chunk.region.free();
+    }
+    this.#waiting.length = 0;
+    this.#open?.region.free();
+    this.#open = undefined;
+    for (const chunk of this.#spare) chunk.region.free();
+    this.#spare.length = 0;
+  }
+
+  #append(batch: FrameBatch, index: number, length: number, vif: number, flags: number): void {
+    if (this.#waitingBytes + length > this.#options.queueBytes && !this.#makeRoom(length)) {
+      this.#lose(this.#sequence);
+      return;
+    }
+    if (this.#open !== undefined && !this.#open.fits(length, batch.timeNs)) {
+      this.#sealOpen();
+      this.#pump();
+    }
+    const open = this.#open ?? this.#takeChunk();
+    if (open === undefined) {
+      this.#lose(this.#sequence);
+      return;
+    }
+    this.#open = open;
+    open.add(batch, index, length, vif, flags, this.#sequence);
+    this.#waitingBytes += length;
+  }
+
+  /** The queue is full: makes room as the policy says. False: the new frame is the one to go. */
+  #makeRoom(length: number): boolean {
+    this.flush();
+    while (this.#waitingBytes + length > this.#options.queueBytes) {
+      if (this.#options.policy === OverflowPolicy.END) {
+        const text = `Over ${this.#options.queueBytes} bytes of frames waited for the client.`;
+        this.#fail(new ResourceExhaustedError('SUBSCRIBER_TOO_SLOW', text));
+        return false;
+      }
+      if (this.#options.policy === OverflowPolicy.DROP_NEWEST || !this.#dropOldest()) return false;
+    }
+    return true;
+  }
+
+  /** Turns the oldest chunk that waits into a loss in its place. */
+  #dropOldest(): boolean {
+    const index = this.#waiting.findIndex((waiting) => waiting.kind === 'chunk');
+    const oldest = this.#waiting[index];
+    if (oldest?.kind !== 'chunk') return false;
+    const { chunk } = oldest;
+    const before = this.#waiting[index - 1];
+    if (before?.kind === 'loss' && before.loss.last + 1 === chunk.firstSequence) {
+      before.loss.last = chunk.lastSequence;
+      this.#waiting.splice(index, 1);
+    } else {
+      const loss = { first: chunk.firstSequence, last: chunk.lastSequence, cause: this.#cause() };
+      this.#waiting.splice(index, 1, { kind: 'loss', loss });
+    }
+    this.#waitingBytes -= chunk.frameBytes;
+    this.#giveBack(chunk);
+    return true;
+  }
+
+  #lose(sequence: number): void {
+    if (this.#ended) return;
+    this.#sealOpen();
+    const last = this.#waiting.at(-1);
+    if (last?.kind === 'loss' && last.loss.last + 1 === sequence) last.loss.last = sequence;
+    else {
+      const loss = { first: sequence, last: sequence, cause: this.#cause() };
+      this.#waiting.push({ kind: 'loss', loss });
+    }
+  }
+
+  #cause(): LossCause {
+    const noCredit = this.#creditBytes !== undefined && this.#creditBytes < FRAME_BYTES_MAX;
+    return noCredit ? LossCause.NO_CREDIT : LossCause.SLOW_READER;
+  }
+
+  #takeChunk(): FrameChunk | undefined {
+    const spare = this.#spare.pop();
+    if (spare !== undefined) return spare;
+    if (this.#chunks >= this.#chunksMax) return undefined;
+    this.#chunks += 1;
+    const { chunk, memory } = this.#options;
+    return new FrameChunk(memory, chunk, FRAME_BYTES_MAX);
+  }
+
+  #giveBack(chunk: FrameChunk): void {
+    if (this.#closed) {
+      chunk.region.free();
+      return;
+    }
+    chunk.clear();
+    this.#spare.push(chunk);
+  }
+
+  #sealOpen(): void {
+    const open = this.#open;
+    if (open === undefined || open.count === 0) return;
+    this.#open = undefined;
+    this.#due = false;
+    this.#waiting.push({ kind: 'chunk', chunk: open });
+  }
+
+  #scheduleFlush(): void {
+    if (this.#open === undefined || this.#flushTimer !== undefined) return;
+    const run = () => {
+      this.#flushTimer = undefined;
+      // A client that does not keep up gets its frames in full chunks: until gRPC takes the open
+      // one, it goes on to be filled.
+      this.#due = true;
+      this.#pump();
+    };
+    const { lingerMs } = this.#options;
+    this.#flushTimer = lingerMs === 0 ? setImmediate(run) : setTimeout(run, lingerMs);
+  }
+
+  #cancelFlush(): void {
+    if (this.#flushTimer === undefined) return;
+    clearImmediate(this.#flushTimer as NodeJS.Immediate);
+    clearTimeout(this.#flushTimer as NodeJS.Timeout);
+    this.#flushTimer = undefined;
+  }
+
+  #canSend(): boolean {
+    return this.#inFlightBytes < this.#options.inFlightBytes;
+  }
+
+  #pump(): void {
+    while (!this.#closed && this.#canSend()) {
+      const next = this.#waiting[0];
+      if (next === undefined) {
+        if (!this.#due || this.#open === undefined || this.#open.count === 0) return;
+        this.#sealOpen();
+        continue;
+      }
+      if (next.kind === 'chunk') {
+        if (this.#creditBytes !== undefined && !this.#spendCredit(next.chunk)) return;
+        this.#waiting.shift();
+        this.#sendChunk(next.chunk);
+      } else {
+        this.#waiting.shift();
+        if (next.kind === 'end') this.#options.end();
+        else this.#write(next.kind === 'loss' ? lossMessage(next.loss) : next.message, 256);
+      }
+    }
+  }
+
+  /** Takes the chunk's bytes off the credit; false when there is not enough of it yet. */
+  #spendCredit(chunk: FrameChunk): boolean {
+    const credit = this.#creditBytes ?? 0;
+    if (credit < chunk.frameBytes) {
+      this.#sendPart(chunk, credit);
+      return false;
+    }
+    this.#creditBytes = credit - chunk.frameBytes;
+    return true;
+  }
+
+  /**
+   * Sends as many frames of the oldest chunk as the credit allows, for a client may give less than
+   * a chunk at a time and must still get its frames. This is the slow way, through ts-proto.
+   */
+  #sendPart(chunk: FrameChunk, credit: number): void {
+    const part = chunk.takeFront(credit);
+    if (part === undefined) return;
+    const bytes = part.frames.reduce((sum, frame) => sum + frame.length, 0);
+    this.#creditBytes = credit - bytes;
+    this.#waitingBytes -= bytes;
+    this.#write({ message: { $case: 'frames', value: part } }, bytes);
+  }
+
+  #sendChunk(chunk: FrameChunk): void {
+    const message = chunk.seal();
+    const bytes = chunk.frameBytes;
+    this.#waitingBytes -= bytes;
+    this.#inFlightBytes += message.length;
+    this.#options.write(message, () => {
+      this.#inFlightBytes -= message.length;
+      this.#giveBack(chunk);
+      this.#pump();
+    });
+  }
+
+  #write(message: StreamFramesResponse, bytes: number): void {
+    this.#inFlightBytes += bytes;
+    this.#options.write(message, () => {
+      this.#inFlightBytes -= bytes;
+      this.#pump();
+    });
+  }
+
+  /** All that was asked for is here: sends it to the end, and then ends. */
+  #finish(): void {
+    this.#ended = true;
+    this.#cancelFlush();
+    this.#sealOpen();
+    this.#waiting.push({ kind: 'end' });
+    this.#pump();
+  }
+
+  #fail(error: Error): void {
+    this.#ended = true;
+    this.#options.end(error);
+  }
+}
+
+function lossMessage({ first, last, cause }: Loss): StreamFramesResponse {
+  return {
+    message: {
+      $case: 'lost',
+      value: {
+        cause,
+        stage: LossStage.SUBSCRIBER_QUEUE,
+        count: BigInt(last - first + 1),
+        firstSequence: BigInt(first),
+        lastSequence: BigInt(last),
+      },
+    },
+  };
+}

@@ -1,0 +1,133 @@
+/**
+ * The vifs as the API shows them: resources with an etag, and a numbered history of their changes
+ * that watchers read from wherever they stand.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import type { NetbackDevice } from '../device/netback/device.js';
+import type { Netback, VifEvent } from '../device/netback/index.js';
+import { NotFoundError, OutOfRangeError } from '../errors.js';
+import { Vif, VifPhase, XenbusState } from '../gen/xenvif/v1/vif.js';
+import { parseVifName } from './validate.js';
+
+export interface VifChange {
+  readonly sequence: number;
+  readonly event: VifEvent;
+  readonly vif: Vif;
+}
+
+const PHASES: Readonly<Record<NetbackDevice['status']['phase'], VifPhase>> = {
+  connecting: VifPhase.CONNECTING,
+  connected: VifPhase.CONNECTED,
+  disconnected: VifPhase.DISCONNECTED,
+  deleting: VifPhase.DELETING,
+  failed: VifPhase.FAILED,
+};
+
+export class VifRegistry {
+  readonly netback: Netback;
+  /** Names this run of the daemon: sequences and tokens of another run mean nothing here. */
+  readonly bootId = randomUUID();
+  readonly #history: VifChange[] = [];
+  readonly #historyMax: number;
+  readonly #listeners = new Set<(change: VifChange) => void>();
+  #sequence = 0;
+
+  constructor(netback: Netback, historyMax: number) {
+    this.netback = netback;
+    this.#historyMax = historyMax;
+    netback.onVif((event, device) => this.#record(event, device));
+  }
+
+  /** The number of the last change. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
+  /** @throws InvalidArgumentError VIF_NAME_INVALID; NotFoundError VIF_NOT_FOUND. */
+  find(name: string, field = 'name'): NetbackDevice {
+    const { domid, handle } = parseVifName(name, field);
+    const device = this.netback.get(domid, handle);
+    if (device === undefined) {
+      throw new NotFoundError('VIF_NOT_FOUND', `There is no vif ${name}.`, { vif: name });
+    }
+    return device;
+  }
+
+  /** Calls `listener` with each change from now on. Returns a function that ends it. */
+  onChange(listener: (change: VifChange) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  tokenOf(sequence: number): string {
+    return `${this.bootId}:${sequence}`;
+  }
+
+  /**
+   * The changes behind a resume token.
+   * @throws OutOfRangeError RESUME_TOKEN_EXPIRED when they are not all here any more.
+   */
+  changesAfter(token: string): VifChange[] {
+    const [bootId, text] = token.split(':');
+    const after = Number(text);
+    const oldest = this.#history[0]?.sequence ?? this.#sequence + 1;
+    if (bootId !== this.bootId || !(after >= oldest - 1 && after <= this.#sequence)) {
+      throw new OutOfRangeError(
+        'RESUME_TOKEN_EXPIRED',
+        'The changes behind this token are not known any more; watch without a token.',
+      );
+    }
+    return this.#history.filter((change) => change.sequence > after);
+  }
+
+  #record(event: VifEvent, device: NetbackDevice): void {
+    this.#sequence += 1;
+    const change = { sequence: this.#sequence, event, vif: toVif(device) };
+    this.#history.push(change);
+    if (this.#history.length > this.#historyMax) this.#history.shift();
+    for (const listener of this.#listeners) listener(change);
+  }
+}
+
+export function phaseOf(device: NetbackDevice): VifPhase {
+  return PHASES[device.status.phase];
+}
+
+/** The resource as it is now. */
+export function toVif(device: NetbackDevice): Vif {
+  const { configuration, status } = device;
+  const features = device.features;
+  const vif = Vif.fromPartial({
+    name: device.name,
+    uid: device.uid,
+    labels: device.labels,
+    spec: { mac: configuration.mac, mtu: configuration.mtu, switch: 'switches/default' },
+    status: {
+      phase: phaseOf(device),
+      backendState: toXenbusState(status.backendState),
+      frontendState: toXenbusState(status.frontendState),
+      reason: status.reason,
+      message: status.message,
+      since: new Date(status.sinceMs),
+      queues: features === undefined ? 0 : 1,
+      connects: BigInt(status.connects),
+      ...(features === undefined
+        ? {}
+        : {
+            features: {
+              scatterGather: features.scatterGather,
+              ipv4ChecksumOffload: features.checksumOffload,
+              splitEventChannels: features.splitEventChannels,
+              rxNotify: features.rxNotify,
+            },
+          }),
+    },
+  });
+  const etag = createHash('sha256').update(Vif.encode(vif).finish()).digest('base64url');
+  return { ...vif, etag: etag.slice(0, 22) };
+}
+
+/** The numbers are those of xenbus.h on both sides; 0 stands for none. */
+function toXenbusState(state: number): XenbusState {
+  return Object.values(XenbusState).find((value) => value === state) ?? XenbusState.UNSPECIFIED;
+}

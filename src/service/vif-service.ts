@@ -1,0 +1,293 @@
+/** VifService: vifs made, shown, watched and removed through gRPC. */
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import type { ServerWritableStream } from '@grpc/grpc-js';
+import type { Logger } from 'pino';
+import type { NetbackDevice } from '../device/netback/device.js';
+import { plugVif, removeVif, requestUnplug } from '../device/netback/toolstack.js';
+import {
+  AbortedError,
+  AlreadyExistsError,
+  NotFoundError,
+  ResourceExhaustedError,
+  TimeoutError,
+  UnimplementedError,
+} from '../errors.js';
+import type { Vif, VifSpec } from '../gen/xenvif/v1/vif.js';
+import {
+  CreateVifRequest,
+  CreateVifResponse,
+  type DeleteVifRequest,
+  DeleteVifResponse,
+  GetVifResponse,
+  type ListVifsRequest,
+  ListVifsResponse,
+  type VifServiceServer,
+  type WatchVifsRequest,
+  type WatchVifsResponse,
+} from '../gen/xenvif/v1/vif_service.js';
+import type { Xen } from '../xen/xen.js';
+import { XenbusState } from '../xen/xenbus.js';
+import { serverStream, unary, unimplemented } from './calls.js';
+import { pageOf } from './pages.js';
+import {
+  checkDomid,
+  checkDurationMs,
+  checkHandle,
+  checkLabels,
+  checkMac,
+  checkMtu,
+  checkPageSize,
+  checkRequestId,
+  matchesLabels,
+} from './validate.js';
+import { toVif, type VifChange, type VifRegistry } from './vif-registry.js';
+
+/** libxl gives a device 10 s to connect and to close. */
+const DEVICE_TIMEOUT = { unset: 10_000, min: 0, max: 300_000 };
+const REQUEST_IDS_MAX = 1000;
+const REQUEST_ID_TTL_MS = 600_000;
+
+type WatchCall = ServerWritableStream<WatchVifsRequest, WatchVifsResponse>;
+
+interface RememberedRequest {
+  readonly digest: string;
+  readonly response: Promise<CreateVifResponse>;
+  readonly expiresMs: number;
+}
+
+export class VifService {
+  readonly #xen: Xen;
+  readonly #registry: VifRegistry;
+  readonly #logger: Logger;
+  readonly #watchQueueMax: number;
+  readonly #requests = new Map<string, RememberedRequest>();
+
+  constructor(xen: Xen, registry: VifRegistry, logger: Logger, watchQueueMax: number) {
+    this.#xen = xen;
+    this.#registry = registry;
+    this.#logger = logger;
+    this.#watchQueueMax = watchQueueMax;
+  }
+
+  handlers(): VifServiceServer {
+    const logger = this.#logger;
+    return {
+      createVif: unary(logger, (request, signal) => this.#createOnce(request, signal)),
+      getVif: unary(logger, ({ name }) =>
+        GetVifResponse.fromPartial({ vif: toVif(this.#registry.find(name)) }),
+      ),
+      listVifs: unary(logger, (request) => this.#list(request)),
+      updateVif: unimplemented(logger, 'UpdateVif'),
+      deleteVif: unary(logger, (request) => this.#delete(request)),
+      watchVifs: serverStream(logger, async (call, signal) => {
+        await this.#watch(call, signal);
+      }),
+    };
+  }
+
+  /** Runs a create, or answers what an earlier call with the same request_id did. */
+  async #createOnce(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {
+    const id = checkRequestId(request.requestId);
+    if (id === '') return await this.#create(request, signal);
+    const digest = createHash('sha256')
+      .update(CreateVifRequest.encode(request).finish())
+      .digest('hex');
+    const nowMs = performance.now();
+    for (const [key, old] of this.#requests) {
+      if (old.expiresMs < nowMs || this.#requests.size >= REQUEST_IDS_MAX)
+        this.#requests.delete(key);
+    }
+    const known = this.#requests.get(id);
+    if (known !== undefined && known.digest !== digest) {
+      const text = 'This request_id was used for another request.';
+      throw new AlreadyExistsError('REQUEST_ID_REUSED', text);
+    }
+    if (known !== undefined) return await known.response;
+    // A caller that repeats the call may have lost the first one: its end must not end the work.
+    const response = this.#create(request, new AbortController().signal);
+    this.#requests.set(id, { digest, response, expiresMs: nowMs + REQUEST_ID_TTL_MS });
+    response.catch(() => this.#requests.delete(id));
+    return await response;
+  }
+
+  async #create(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {
+    const domid = checkDomid(request.domid);
+    const spec = checkSpec(request.spec);
+    const timeoutMs = checkDurationMs(request.waitTimeout, 'wait_timeout', DEVICE_TIMEOUT);
+    const handle = await plugVif(this.#xen.store, {
+      backendDomid: this.#xen.domid,
+      domid,
+      handle: checkHandle(request.handle),
+      mac: spec.mac,
+      mtu: spec.mtu,
+      labels: checkLabels(request.labels),
+      uid: randomUUID(),
+    });
+    const name = `vifs/${domid}.${handle}`;
+    const done = (device: NetbackDevice) =>
+      device.status.phase === 'connected' || device.status.phase === 'failed';
+    await this.#until(name, (device) => device !== undefined, DEVICE_TIMEOUT.unset, signal);
+    const finished =
+      timeoutMs === 0 ||
+      (await this.#until(
+        name,
+        (device) => device !== undefined && done(device),
+        timeoutMs,
+        signal,
+      ));
+    if (!finished) {
+      throw new TimeoutError(
+        'VIF_NOT_CONNECTED',
+        `${name} was made, but the guest did not connect within ${timeoutMs / 1000} s. The vif stays.`,
+        { vif: name },
+      );
+    }
+    return CreateVifResponse.fromPartial({ vif: toVif(this.#registry.find(name)) });
+  }
+
+  #list(request: ListVifsRequest): ListVifsResponse {
+    const devices = this.#registry.netback
+      .list()
+      .filter((device) => request.domid === undefined || device.domid === request.domid)
+      .filter((device) => matchesLabels(device.labels, request.labels));
+    const { items, nextPageToken } = pageOf(
+      devices,
+      (device) => device.domid * 65536 + device.handle,
+      checkPageSize(request.pageSize),
+      request.pageToken,
+    );
+    return ListVifsResponse.fromPartial({ vifs: items.map(toVif), nextPageToken });
+  }
+
+  async #delete(request: DeleteVifRequest): Promise<DeleteVifResponse> {
+    const timeoutMs = checkDurationMs(request.closeTimeout, 'close_timeout', DEVICE_TIMEOUT);
+    let device: NetbackDevice;
+    try {
+      device = this.#registry.find(request.name);
+    } catch (error) {
+      if (request.allowMissing && error instanceof NotFoundError) return DeleteVifResponse.create();
+      throw error;
+    }
+    if (request.etag !== '' && request.etag !== toVif(device).etag) {
+      const text = `${request.name} has changed since its etag was read.`;
+      throw new AbortedError('ETAG_MISMATCH', text, { vif: request.name });
+    }
+    const { domid, handle } = device;
+    const { store } = this.#xen;
+    await requestUnplug(store, this.#xen.domid, domid, handle);
+    const closed = (found: NetbackDevice | undefined) =>
+      found === undefined || found.status.backendState === XenbusState.closed;
+    if (!(await this.#until(request.name, closed, timeoutMs, new AbortController().signal))) {
+      this.#logger.warn(
+        { vif: request.name },
+        'the guest did not close its side; removing the vif',
+      );
+    }
+    await removeVif(store, this.#xen.domid, domid, handle);
+    await this.#until(
+      request.name,
+      (found) => found === undefined || found.uid !== device.uid,
+      DEVICE_TIMEOUT.unset,
+      new AbortController().signal,
+    );
+    return DeleteVifResponse.create();
+  }
+
+  /** Waits until a vif is as wanted; false when the time passes or the caller goes. */
+  async #until(
+    name: string,
+    wanted: (device: NetbackDevice | undefined) => boolean,
+    timeoutMs: number,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const find = () => this.#registry.netback.list().find((device) => device.name === name);
+    if (wanted(find())) return true;
+    return await new Promise<boolean>((resolve) => {
+      const finish = (result: boolean) => {
+        clearTimeout(timer);
+        end();
+        signal.removeEventListener('abort', giveUp);
+        resolve(result);
+      };
+      const giveUp = () => finish(false);
+      const timer = setTimeout(giveUp, timeoutMs);
+      const end = this.#registry.onChange((change) => {
+        if (change.vif.name === name && wanted(find())) finish(true);
+      });
+      signal.addEventListener('abort', giveUp);
+    });
+  }
+
+  async #watch(call: WatchCall, signal: AbortSignal): Promise<void> {
+    const { request } = call;
+    const wanted = (vif: Vif) =>
+      (request.domid === undefined || vif.name.startsWith(`vifs/${request.domid}.`)) &&
+      matchesLabels(vif.labels, request.labels);
+    const send = (change: VifChange) => {
+      if (wanted(change.vif)) call.write(this.#toResponse(change));
+    };
+    if (request.resumeToken === '') {
+      const resumeToken = this.#registry.tokenOf(this.#registry.sequence);
+      for (const device of this.#registry.netback.list()) {
+        const vif = toVif(device);
+        if (!wanted(vif)) continue;
+        call.write({ event: { $case: 'updated', value: vif }, resumeToken });
+      }
+      call.write({ event: { $case: 'synced', value: {} }, resumeToken });
+    } else {
+      for (const change of this.#registry.changesAfter(request.resumeToken)) send(change);
+    }
+    await this.#follow(call, send, signal);
+  }
+
+  /** Sends changes until the client goes; one that lets them pile up is cut off. */
+  async #follow(
+    call: WatchCall,
+    send: (change: VifChange) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      const end = this.#registry.onChange((change) => {
+        send(change);
+        if (call.writableLength <= this.#watchQueueMax) return;
+        end();
+        const text = 'The changes were not read fast enough.';
+        reject(new ResourceExhaustedError('WATCHER_TOO_SLOW', text));
+      });
+      const finish = () => {
+        end();
+        resolve();
+      };
+      if (signal.aborted) finish();
+      signal.addEventListener('abort', finish, { once: true });
+    });
+  }
+
+  #toResponse(change: VifChange): WatchVifsResponse {
+    return {
+      event: { $case: change.event, value: change.vif },
+      resumeToken: this.#registry.tokenOf(change.sequence),
+    };
+  }
+}
+
+/** @throws InvalidArgumentError, and UnimplementedError for what this version cannot do. */
+function checkSpec(spec: VifSpec | undefined): { mac: string; mtu: number } {
+  if (spec?.rate !== undefined) throw new UnimplementedError('spec.rate is not implemented yet.');
+  if (spec?.portPolicy !== undefined) {
+    throw new UnimplementedError('spec.port_policy is not implemented yet.');
+  }
+  const wantedSwitch = spec?.switch ?? '';
+  if (wantedSwitch !== '' && wantedSwitch !== 'switches/default') {
+    throw new UnimplementedError('There is one switch, switches/default, in this version.');
+  }
+  const mac = spec?.mac ?? '';
+  return { mac: mac === '' ? randomMac() : checkMac(mac), mtu: checkMtu(spec?.mtu ?? 0) };
+}
+
+/** An address in the range that Xen has been given: 00:16:3e, then 23 random bits. */
+function randomMac(): string {
+  const tail = randomBytes(3);
+  const pairs = [tail[0] as number & 0x7f, tail[1] as number, tail[2] as number];
+  return `00:16:3e:${pairs.map((byte) => byte.toString(16).padStart(2, '0')).join(':')}`;
+}

@@ -1,0 +1,75 @@
+/**
+ * The ways to the real xenstored: its Unix socket in the domain that runs it, and the kernel's
+ * device /dev/xen/xenbus everywhere else (driver domains, a xenstored in a stub domain).
+ */
+import { createConnection } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { UnavailableError } from '../../errors.js';
+import { openXenbusDevice } from './xenbus-device.js';
+
+export interface XenstoredPaths {
+  /** Unix sockets, in the order in which they are tried. */
+  readonly sockets: readonly string[];
+  /** The kernel's device, tried last; none when absent. */
+  readonly device?: string;
+}
+
+/**
+ * Where xenstored is looked for. XENSTORED_PATH, as the stock tools know it, is taken at its word:
+ * when it is set nothing else is tried.
+ */
+export function xenstoredPaths(environment: NodeJS.ProcessEnv = process.env): XenstoredPaths {
+  const { XENSTORED_PATH: path } = environment;
+  if (path !== undefined && path !== '') {
+    return { sockets: [path] };
+  }
+  return {
+    sockets: ['/run/xenstored/socket', '/var/run/xenstored/socket'],
+    device: '/dev/xen/xenbus',
+  };
+}
+
+/**
+ * Opens a stream of bytes to xenstored.
+ * @throws UnavailableError XENSTORE_UNAVAILABLE, naming everything that was tried and why it failed.
+ */
+export async function connectXenstored(paths: XenstoredPaths = xenstoredPaths()): Promise<Duplex> {
+  const failures: string[] = [];
+  for (const path of paths.sockets) {
+    try {
+      return await connectSocket(path);
+    } catch (error) {
+      failures.push(`${path}: ${reasonOf(error)}`);
+    }
+  }
+  if (paths.device !== undefined) {
+    try {
+      return await openXenbusDevice(paths.device);
+    } catch (error) {
+      failures.push(`${paths.device}: ${reasonOf(error)}`);
+    }
+  }
+  throw new UnavailableError(
+    'XENSTORE_UNAVAILABLE',
+    `no xenstored was found. Is this a Xen domain, and may this user reach XenStore? Tried ${failures.join('; ')}`,
+  );
+}
+
+function connectSocket(path: string): Promise<Duplex> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection(path);
+    socket.once('error', reject);
+    socket.once('connect', () => {
+      socket.off('error', reject);
+      resolve(socket);
+    });
+  });
+}
+
+/** The name of a system error says more than its message, which repeats the path. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) {
+    return String(error);
+  }
+  return 'code' in error && typeof error.code === 'string' ? error.code : error.message;
+}

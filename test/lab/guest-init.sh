@@ -1,0 +1,73 @@
+#!/bin/busybox sh
+# A guest's first program: configures eth0 and runs commands that come over its console.
+#
+# The kernel command line may hold ip=ADDRESS/PREFIX and, for whoever wants to do it by hand,
+# lab.netfront=no. The console carries whole lines both ways:
+#
+#   @ID BASE64      host: run this shell command
+#   -ID             host: kill that command
+#   %ID o BASE64    guest: a piece of its standard output; with e, of its standard error
+#   %ID x CODE N    guest: it ended with this code, after N pieces
+#
+# Any other line, an empty one say, is a person at `xl console`: that gets a shell until it exits.
+
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root LD_LIBRARY_PATH=/lib
+
+mkdir -p /proc /sys /dev /tmp /run /root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /tmp
+exec </dev/hvc0 >/dev/hvc0 2>&1
+# From here on the console belongs to the protocol; dmesg still has every message of the kernel.
+dmesg -n 1
+ip link set lo up
+
+parameter() { sed -n "s/^\(.* \)\?$1=\([^ ]*\).*/\2/p" /proc/cmdline; }
+
+# In the background, as the driver waits for a backend that may not have come yet.
+network() {
+  while read -r module; do insmod "/modules/$module"; done </modules/order
+  until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done
+  address=$(parameter ip)
+  [ -z "$address" ] || ip address add "$address" dev eth0
+  ip link set eth0 up
+}
+[ "$(parameter lab.netfront)" = no ] || network >/tmp/network.log 2>&1 &
+
+answer() {
+  id=$1
+  echo "$2" | base64 -d >"/tmp/$id.command"
+  setsid sh -c 'echo $$ >"$0.process"; exec sh "$0.command"' "/tmp/$id" \
+    </dev/null >"/tmp/$id.o" 2>"/tmp/$id.e"
+  code=$?
+  pieces=0
+  for stream in o e; do
+    base64 -w 1000 "/tmp/$id.$stream" | sed "s/^/%$id $stream /"
+    pieces=$((pieces + ($(stat -c %s "/tmp/$id.$stream") + 749) / 750))
+  done
+  echo "%$id x $code $pieces"
+  rm -f "/tmp/$id.o" "/tmp/$id.e" "/tmp/$id.command" "/tmp/$id.process"
+}
+
+[ ! -x /lab-start ] || /lab-start
+while :; do
+  stty -F /dev/hvc0 raw -echo icrnl opost onlcr
+  IFS= read -r line || sleep 0.2
+  case $line in
+    @*)
+      request=${line#@}
+      answer "${request%% *}" "${request#* }" &
+      ;;
+    -*) kill -KILL -- "-$(cat "/tmp/${line#-}.process")" 2>/dev/null ;;
+    %*) ;;
+    *)
+      stty -F /dev/hvc0 sane
+      echo "A shell in $(hostname); exit gives the console back to the lab."
+      setsid -c sh -i </dev/hvc0 >/dev/hvc0 2>&1
+      ;;
+  esac
+done

@@ -1,0 +1,260 @@
+/**
+ * A daemon of the contract's shape for tests of the SDK: it answers what a test tells it to, can be
+ * stopped and started again on the same address, and keeps what it was asked.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  Metadata,
+  Server,
+  ServerCredentials,
+  type ServerDuplexStream,
+  type ServerWritableStream,
+  status,
+} from '@grpc/grpc-js';
+import {
+  BadRequest,
+  ErrorInfo,
+} from '../../../clients/typescript/src/gen/google/rpc/error_details.js';
+import { Status } from '../../../clients/typescript/src/gen/google/rpc/status.js';
+import {
+  type FrameBatch,
+  FrameServiceService,
+  type FramesOpened,
+  type StreamFramesRequest,
+  type StreamFramesResponse,
+} from '../../../clients/typescript/src/gen/xenvif/v1/frame_service.js';
+import {
+  HostServiceService,
+  XenKind,
+} from '../../../clients/typescript/src/gen/xenvif/v1/host_service.js';
+import {
+  StatsServiceService,
+  type StreamStatsRequest,
+  type StreamStatsResponse,
+  type VifStats,
+} from '../../../clients/typescript/src/gen/xenvif/v1/stats_service.js';
+import { Vif, VifPhase, XenbusState } from '../../../clients/typescript/src/gen/xenvif/v1/vif.js';
+import {
+  type CreateVifRequest,
+  type DeleteVifRequest,
+  type ListVifsRequest,
+  VifServiceService,
+  type WatchVifsRequest,
+  type WatchVifsResponse,
+} from '../../../clients/typescript/src/gen/xenvif/v1/vif_service.js';
+
+export type FramesCall = ServerDuplexStream<StreamFramesRequest, StreamFramesResponse>;
+export type WatchCall = ServerWritableStream<WatchVifsRequest, WatchVifsResponse>;
+export type StatsCall = ServerDuplexStream<StreamStatsRequest, StreamStatsResponse>;
+
+/** An error as the daemon's service makes it: a status with google.rpc details. */
+export function failure(
+  code: status,
+  reason: string,
+  message: string,
+  fields: Record<string, string> = {},
+): { code: status; details: string; metadata: Metadata } {
+  const details = [
+    {
+      typeUrl: 'type.googleapis.com/google.rpc.ErrorInfo',
+      value: Buffer.from(
+        ErrorInfo.encode({ reason, domain: 'xenvif', metadata: { vif: 'vifs/9.0' } }).finish(),
+      ),
+    },
+  ];
+  if (Object.keys(fields).length > 0) {
+    const fieldViolations = Object.entries(fields).map(([field, description]) => ({
+      field,
+      description,
+      reason: '',
+      localizedMessage: undefined,
+    }));
+    details.push({
+      typeUrl: 'type.googleapis.com/google.rpc.BadRequest',
+      value: Buffer.from(BadRequest.encode({ fieldViolations }).finish()),
+    });
+  }
+  const metadata = new Metadata();
+  const encoded = Status.encode({ code, message, details }).finish();
+  metadata.set('grpc-status-details-bin', Buffer.from(encoded));
+  return { code, details: message, metadata };
+}
+
+/** A vif that is connected. */
+export function aVif(name: string): Vif {
+  return Vif.fromPartial({
+    name,
+    uid: `uid-${name}`,
+    etag: 'e1',
+    labels: { role: 'test' },
+    spec: { mac: '00:16:3e:00:00:01', mtu: 1500 },
+    status: {
+      phase: VifPhase.CONNECTED,
+      backendState: XenbusState.CONNECTED,
+      frontendState: XenbusState.CONNECTED,
+      reason: 'CONNECTED',
+      message: 'Frames flow.',
+      since: new Date(1_700_000_000_000),
+      queues: 1,
+      connects: 1n,
+    },
+  });
+}
+
+export function someStats(name: string, packets: bigint): VifStats {
+  const counters = { packets, bytes: packets * 100n, drops: [] };
+  const time = new Date();
+  return { name, uid: `uid-${name}`, time, since: time, tx: counters, rx: counters, queues: [] };
+}
+
+/** The first message of a stream of frames. */
+export function opened(vifs: readonly string[], bootId = 'boot-1'): StreamFramesResponse {
+  const value: FramesOpened = {
+    bootId,
+    vifs: vifs.map(aVif),
+    limits: { queueBytes: 4n << 20n, frames: 0n },
+    batching: { bytes: 65536, frames: 2048, lingerUs: 0 },
+    clock: new Date(),
+  };
+  return { message: { $case: 'opened', value } };
+}
+
+/** A message with `frames`, all from the guest. */
+export function framesMessage(
+  frames: readonly Buffer[],
+  firstSequence: bigint,
+): StreamFramesResponse {
+  const value: FrameBatch = {
+    frames: [...frames],
+    baseTimeNs: 1_700_000_000_000_000_000n,
+    timeDeltaNs: frames.map((_, index) => index * 1000),
+    originalLength: [],
+    vifIndex: [],
+    flags: frames.map(() => 1),
+    firstSequence,
+  };
+  return { message: { $case: 'frames', value } };
+}
+
+export class FakeDaemon {
+  readonly directory = mkdtempSync(join(tmpdir(), 'xenvif-fake-'));
+  readonly address = `unix:${join(this.directory, 'xenvifd.sock')}`;
+  vifs = [aVif('vifs/1.0'), aVif('vifs/2.0'), aVif('vifs/3.0')];
+  /** What CreateVif was asked, and how often it fails first. */
+  readonly creates: CreateVifRequest[] = [];
+  createFailures = 0;
+  readonly deletes: DeleteVifRequest[] = [];
+  readonly lists: ListVifsRequest[] = [];
+  onFrames: (call: FramesCall) => void = (call) => call.end();
+  onWatch: (call: WatchCall) => void = (call) => call.end();
+  onStats: (call: StatsCall) => void = (call) => call.end();
+  #server: Server | undefined;
+
+  async start(): Promise<void> {
+    const server = new Server({ 'grpc.max_receive_message_length': 1 << 20 });
+    server.addService(VifServiceService, this.#vifService());
+    server.addService(StatsServiceService, this.#statsService());
+    server.addService(FrameServiceService, {
+      streamFrames: (call: FramesCall) => this.onFrames(call),
+    });
+    server.addService(HostServiceService, this.#hostService());
+    await new Promise<void>((resolve, reject) => {
+      server.bindAsync(this.address, ServerCredentials.createInsecure(), (error) =>
+        error === null ? resolve() : reject(error),
+      );
+    });
+    this.#server = server;
+  }
+
+  /** Ends every connection at once, as a crash would. */
+  stop(): void {
+    this.#server?.forceShutdown();
+    this.#server = undefined;
+  }
+
+  dispose(): void {
+    this.stop();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  #vifService(): Parameters<Server['addService']>[1] {
+    const notFound = failure(status.NOT_FOUND, 'VIF_NOT_FOUND', 'There is no vif vifs/9.0.');
+    const service: import('../../../clients/typescript/src/gen/xenvif/v1/vif_service.js').VifServiceServer =
+      {
+        createVif: (call, respond) => {
+          this.creates.push(call.request);
+          if (this.creates.length <= this.createFailures) {
+            respond(failure(status.UNAVAILABLE, 'XENSTORE_UNAVAILABLE', 'XenStore is away.'));
+            return;
+          }
+          if (call.request.spec?.mac === 'bad') {
+            const fields = { 'spec.mac': 'Not a MAC address.' };
+            respond(failure(status.INVALID_ARGUMENT, 'MAC_INVALID', 'Bad request.', fields));
+            return;
+          }
+          respond(null, { vif: aVif(`vifs/${call.request.domid}.${call.request.handle ?? 0}`) });
+        },
+        getVif: (call, respond) => {
+          const vif = this.vifs.find(({ name }) => name === call.request.name);
+          if (vif === undefined) respond(notFound);
+          else respond(null, { vif });
+        },
+        listVifs: (call, respond) => {
+          this.lists.push(call.request);
+          const first = Number(call.request.pageToken || '0');
+          const size = call.request.pageSize || 100;
+          const vifs = this.vifs.slice(first, first + size);
+          const more = first + size < this.vifs.length;
+          respond(null, { vifs, nextPageToken: more ? String(first + size) : '' });
+        },
+        updateVif: (_call, respond) => respond({ code: status.UNIMPLEMENTED }),
+        deleteVif: (call, respond) => {
+          this.deletes.push(call.request);
+          if (call.request.name === 'vifs/9.0' && !call.request.allowMissing) respond(notFound);
+          else respond(null, {});
+        },
+        watchVifs: (call) => this.onWatch(call),
+      };
+    return service;
+  }
+
+  #statsService(): Parameters<Server['addService']>[1] {
+    const service: import('../../../clients/typescript/src/gen/xenvif/v1/stats_service.js').StatsServiceServer =
+      {
+        getStats: (call, respond) => {
+          const names = call.request.names.length > 0 ? call.request.names : ['vifs/1.0'];
+          respond(null, { stats: names.map((name) => someStats(name, 7n)) });
+        },
+        resetStats: (call, respond) => respond(null, { stats: someStats(call.request.name, 7n) }),
+        streamStats: (call) => this.onStats(call),
+      };
+    return service;
+  }
+
+  #hostService(): Parameters<Server['addService']>[1] {
+    const service: import('../../../clients/typescript/src/gen/xenvif/v1/host_service.js').HostServiceServer =
+      {
+        getHost: (_call, respond) => {
+          const host = {
+            version: '0.1.0',
+            bootId: 'boot-1',
+            startTime: new Date(1_700_000_000_000),
+            xenKind: XenKind.EMULATED,
+            domid: 0,
+            storeConnected: true,
+            nodeVersion: process.version,
+            vifs: this.vifs.length,
+            frameStreams: 0,
+            memoryBytes: 1n << 20n,
+          };
+          respond(null, { host });
+        },
+        listDomains: (_call, respond) => {
+          respond(null, { domains: [{ domid: 1, name: 'alpha', vifs: 1 }], nextPageToken: '' });
+        },
+      };
+    return service;
+  }
+}
