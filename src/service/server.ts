@@ -2,11 +2,8 @@
  * The gRPC server: every service on it, where it listens, and how it ends. The numbers are grpc-js
  * channel options; each bounds what one client can hold or cost.
  */
-import { fileURLToPath } from 'node:url';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
-import { loadSync } from '@grpc/proto-loader';
-import { ReflectionService } from '@grpc/reflection';
-import { HealthImplementation, protoPath as healthProto } from 'grpc-health-check';
+import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { Netback } from '../device/netback/index.js';
@@ -19,6 +16,7 @@ import { VifServiceService } from '../gen/xenvif/v1/vif_service.js';
 import type { Xen } from '../xen/xen.js';
 import { FrameService, frameServiceDefinition } from './frame-service.js';
 import { HostService } from './host-service.js';
+import { reflectionService } from './reflection.js';
 import { StatsService } from './stats-service.js';
 import { switchHandlers } from './switch-service.js';
 import { vchanHandlers } from './vchan-service.js';
@@ -41,11 +39,6 @@ const SERVER_OPTIONS = {
   'grpc.enable_channelz': 0,
 };
 
-const protoRoot = fileURLToPath(new URL('../../proto', import.meta.url));
-const PROTO_FILES = ['vif', 'frame', 'stats', 'switch', 'vchan', 'host'].map(
-  (name) => `xenvif/v1/${name}_service.proto`,
-);
-
 export class GrpcServer {
   readonly registry: VifRegistry;
   readonly #server = new Server(SERVER_OPTIONS);
@@ -67,11 +60,7 @@ export class GrpcServer {
     this.#server.addService(VchanServiceService, vchanHandlers(logger));
     this.#server.addService(HostServiceService, host.handlers());
     this.#health.addToServer(this.#server);
-    const descriptors = loadSync([...PROTO_FILES, healthProto], {
-      includeDirs: [protoRoot],
-      keepCase: true,
-    });
-    new ReflectionService(descriptors).addToServer(this.#server);
+    reflectionService().addToServer(this.#server);
   }
 
   /** Listens on `address` (`unix:/path` or `host:port`); returns the port, 0 for a socket. */

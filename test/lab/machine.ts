@@ -7,6 +7,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -17,6 +18,8 @@ import { join } from 'node:path';
 import type { Assets } from './assets.js';
 
 const DOM0_CORES = 2;
+/** Then comes the process id of the machine's owner. */
+const FOLDER_PREFIX = 'xenvif-lab-';
 
 export interface MachineOptions {
   readonly assets: Assets;
@@ -41,7 +44,8 @@ export class Machine {
   constructor(options: MachineOptions) {
     this.#options = options;
     mkdirSync(options.logDir, { recursive: true });
-    this.folder = mkdtempSync(join(tmpdir(), 'xenvif-lab-'));
+    removeLeftovers();
+    this.folder = mkdtempSync(join(tmpdir(), `${FOLDER_PREFIX}${process.pid}-`));
     mkdirSync(join(this.folder, 'share'));
     this.consoleLog = join(options.logDir, 'dom0.log');
     this.#server = createServer();
@@ -138,6 +142,15 @@ export class Machine {
     this.#server.close();
     rmSync(this.folder, { recursive: true, force: true });
   };
+}
+
+/** Removes the folders of owners that were killed before they could do so themselves. */
+function removeLeftovers(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const owner = new RegExp(`^${FOLDER_PREFIX}(\\d+)-`).exec(name)?.[1];
+    if (owner === undefined || existsSync(`/proc/${owner}`)) continue;
+    rmSync(join(tmpdir(), name), { recursive: true, force: true });
+  }
 }
 
 /** QEMU's options take a comma for the next field; two are one. */

@@ -4,6 +4,7 @@
  * counters are numbers up to 2^53 - 1 and strings beyond, where a number would lose digits; times are
  * ISO 8601.
  */
+import { stripVTControlCharacters } from 'node:util';
 import Table from 'cli-table3';
 
 /** Colours of ECMA-48, by what they say. */
@@ -13,6 +14,7 @@ export type Style = keyof typeof SGR;
 /** Where text goes: the part of a tty.WriteStream that the command needs. */
 export interface TextStream {
   readonly isTTY?: boolean;
+  readonly columns?: number;
   write(text: string): unknown;
 }
 
@@ -60,6 +62,17 @@ export class Output {
     return style === undefined || !this.#coloured ? text : `\u001b[${SGR[style]}m${text}\u001b[0m`;
   }
 
+  /** Takes back `text`, the last that was printed with `line`: the next takes its place. */
+  erase(text: string): void {
+    const columns = this.#stream.columns ?? 80;
+    // A line longer than the terminal is wide takes up several.
+    const rows = text
+      .split('\n')
+      .map((line) => Math.max(1, Math.ceil(stripVTControlCharacters(line).length / columns)));
+    const height = rows.reduce((sum, row) => sum + row, 0);
+    this.#stream.write(`\u001b[${height}A\u001b[0J`);
+  }
+
   /** Prints `rows` under `head`. `right` are the columns of numbers. */
   table(head: readonly string[], rows: readonly (readonly string[])[], right: number[] = []): void {
     this.line(this.tableText(head, rows, right));
@@ -70,12 +83,14 @@ export class Output {
     rows: readonly (readonly string[])[],
     right: readonly number[] = [],
   ): string {
-    const colAligns = head.map((_, index) => (right.includes(index) ? 'right' : 'left') as const);
+    const colAligns = head.map((_, index): 'left' | 'right' =>
+      right.includes(index) ? 'right' : 'left',
+    );
     const table = new Table({
       head: head.map((title) => this.styled(title, 'strong')),
       colAligns,
       style: { head: [], border: [], ...(this.isTerminal ? {} : PLAIN_STYLE) },
-      ...(this.isTerminal ? {} : { chars: NO_BORDERS }),
+      chars: this.isTerminal ? NO_LINES_BETWEEN_ROWS : NO_BORDERS,
     });
     table.push(...rows.map((row) => [...row]));
     const text = table.toString();
@@ -91,6 +106,7 @@ export class Output {
   }
 }
 
+const NO_LINES_BETWEEN_ROWS = { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' };
 const PLAIN_STYLE = { 'padding-left': 0, 'padding-right': 2 };
 const NO_BORDERS = Object.fromEntries(
   ['top', 'bottom', 'left', 'right', 'mid']

@@ -10,9 +10,9 @@ export function statsText(
   previous?: ReadonlyMap<string, VifStats>,
 ): string {
   const rates = previous !== undefined;
-  const perDirection = rates ? ['PKTS', 'BYTES', 'PKT/S', 'BIT/S'] : ['PKTS', 'BYTES'];
-  const head = ['VIF', ...perDirection.map((title) => `TX ${title}`), 'TX DROPS'];
-  head.push(...perDirection.map((title) => `RX ${title}`), 'RX DROPS', 'RX QUEUED');
+  const perDirection = ['PKTS', ...(rates ? ['PKT/S', 'BIT/S'] : ['BYTES']), 'DROPS'];
+  const head = ['VIF', ...['TX', 'RX'].flatMap((way) => perDirection.map((t) => `${way} ${t}`))];
+  head.push('RX QUEUED');
   const rows = stats.map((vif) => {
     const before = previous?.get(vif.uid);
     const seconds = before ? (vif.time.getTime() - before.time.getTime()) / 1_000 : 0;
@@ -35,8 +35,9 @@ function counterCells(
   seconds: number,
   rates: boolean,
 ): string[] {
-  const cells = [String(counters.packets), bytesText(counters.bytes)];
-  if (rates) {
+  const cells = [String(counters.packets)];
+  if (!rates) cells.push(bytesText(counters.bytes));
+  else {
     // After a reset the counters are behind: there is no rate until the next sample.
     const known = before !== undefined && seconds > 0 && counters.packets >= before.packets;
     const rate = (now: bigint, then: bigint): number => Number(now - then) / seconds;

@@ -145,7 +145,7 @@ function connectionError(details: string, address: string): XenvifClientError {
     const message = `The connection to xenvifd at ${address} was lost.`;
     return new XenvifClientError('CONNECTION_LOST', 'UNAVAILABLE', message, { cause: details });
   }
-  const message = `Cannot reach xenvifd at ${address}: ${transportFault(details)}.`;
+  const message = `Cannot reach xenvifd at ${address}: ${transportFault(details)}`;
   return new XenvifClientError('DAEMON_UNREACHABLE', 'UNAVAILABLE', message, {
     metadata: { address },
     cause: details,
@@ -164,6 +164,6 @@ function transportFault(details: string): string {
   if (details.includes('EACCES')) {
     return 'permission denied. Is this user in the group that owns the socket?';
   }
-  if (details.includes('Name resolution failed')) return 'the host name cannot be resolved';
-  return details;
+  if (details.includes('Name resolution failed')) return 'the host name cannot be resolved.';
+  return `${details}.`;
 }

@@ -123,6 +123,11 @@ export class FrameCall {
     if (!this.#ended) this.#call.end();
   }
 
+  /** Ends the call, quietly; `next` still answers what has been received. */
+  stop(): void {
+    this.#messages.stop();
+  }
+
   /** Ends the call at once and quietly. */
   close(): void {
     this.#messages.close();

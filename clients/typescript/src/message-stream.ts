@@ -75,6 +75,12 @@ export class MessageStream<Raw, Message> {
     this.#call.cancel();
   }
 
+  /** Ends the call, quietly; what has been received can still be taken. */
+  stop(): void {
+    this.#finish(undefined, () => this.#queue.end());
+    this.#call.cancel();
+  }
+
   /** Ends the stream at once and quietly; what waits is forgotten. */
   close(): void {
     this.#finish(undefined, () => this.#queue.discard());

@@ -15,9 +15,6 @@ import { Backoff, pause } from './retry.js';
 import type { VifPhase } from './vif.js';
 import { vifName } from './vif-name.js';
 
-/** How long `stop` waits for the daemon. */
-const STOP_TIMEOUT_MS = 2_000;
-
 export interface ObserveOptions extends FrameStreamOptions {
   /** Open the stream again after the connection was lost. Default true. */
   readonly reconnect?: boolean | undefined;
@@ -51,12 +48,11 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
   /** The names asked for; `vifIndex` of a batch counts them. */
   readonly vifs: readonly string[];
   readonly #connection: Connection;
-  readonly #closing = new AbortController();
+  readonly #stopping = new AbortController();
   readonly #lost = new LossAccount();
   #options: ObserveOptions;
   #call: FrameCall;
   #frames = 0;
-  #stopping = false;
 
   /** @throws XenvifClientError VIF_NAME_INVALID, CREDIT_TOO_SMALL */
   constructor(connection: Connection, vifs: string | readonly string[], options: ObserveOptions) {
@@ -85,21 +81,15 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
     this.#call.select(selection);
   }
 
-  /**
-   * Asks the daemon to end the stream: the loop still gets what passed before, and then ends without an
-   * error. After two seconds it ends all the same.
-   */
+  /** Ends the stream; a loop over it still gets what has been received, and then ends. */
   stop(): void {
-    if (this.#closing.signal.aborted) return;
-    this.#stopping = true;
-    this.#call.halfClose();
-    const timer = setTimeout(() => this.close(), STOP_TIMEOUT_MS);
-    this.#closing.signal.addEventListener('abort', () => clearTimeout(timer), { once: true });
+    this.#stopping.abort();
+    this.#call.stop();
   }
 
   /** Ends the stream at once; a loop over it ends without an error. */
   close(): void {
-    this.#closing.abort();
+    this.#stopping.abort();
     this.#call.close();
   }
 
@@ -128,13 +118,13 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
             if (event !== undefined) yield event;
           }
         } catch (error) {
-          if (this.#closing.signal.aborted) return undefined;
+          if (this.#stopping.signal.aborted) return undefined;
           if (bootId === undefined || !this.#mayResume(error)) throw error;
         }
-        if (this.#isComplete || this.#stopping) return undefined;
+        if (this.#isComplete) return undefined;
         this.#lost.reconnects += 1;
         await pause(backoff.nextMs(), this.#anySignal());
-        if (this.#closing.signal.aborted || this.#stopping) return undefined;
+        if (this.#stopping.signal.aborted) return undefined;
         this.#call = this.#openCall();
       }
     } finally {
@@ -185,8 +175,8 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
 
   #anySignal(): AbortSignal {
     const { signal } = this.#options;
-    const closing = this.#closing.signal;
-    return signal === undefined ? closing : AbortSignal.any([signal, closing]);
+    const stopping = this.#stopping.signal;
+    return signal === undefined ? stopping : AbortSignal.any([signal, stopping]);
   }
 }
 

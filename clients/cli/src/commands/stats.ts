@@ -78,15 +78,13 @@ async function showAgain(session: Session, names: string[], intervalMs: number):
   interrupt.addEventListener('abort', () => stream.close(), { once: true });
   const previous = new Map<string, VifStats>();
   const current = new Map<string, VifStats>();
-  let shownLines = 0;
+  let shown = '';
   const show = (): void => {
     if (current.size === 0) return;
-    const text = statsText(out, [...current.values()], previous);
-    // Up to where the last table began, and away with it.
-    if (out.isTerminal && shownLines > 0) out.raw(`\u001b[${shownLines}A\u001b[0J`);
-    out.line(text);
-    if (!out.isTerminal) out.line();
-    shownLines = text.split('\n').length;
+    if (shown !== '' && out.isTerminal) out.erase(shown);
+    else if (shown !== '') out.line();
+    shown = statsText(out, [...current.values()], previous);
+    out.line(shown);
     for (const stats of current.values()) previous.set(stats.uid, stats);
     current.clear();
   };

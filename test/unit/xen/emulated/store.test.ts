@@ -143,17 +143,17 @@ describe('permissions between domains', () => {
 
   test('a guest owns what it makes, with the other rights of the parent', async () => {
     const [dom0, backend, guest] = [await as(0), await as(1), await as(2)];
-    await dom0.mkdir('/shared');
+    await dom0.mkdir('/common');
     const domains = [{ domid: 2, access: 'r' }] as const;
-    await dom0.setPermissions('/shared', { owner: 0, others: 'b', domains });
-    await backend.write('/shared/mine/deep', '1');
-    expect(await backend.getPermissions('/shared/mine/deep')).toEqual({
+    await dom0.setPermissions('/common', { owner: 0, others: 'b', domains });
+    await backend.write('/common/mine/deep', '1');
+    expect(await backend.getPermissions('/common/mine/deep')).toEqual({
       owner: 1,
       others: 'b',
       domains,
     });
-    expect(await guest.read('/shared/mine/deep')).toBe('1');
-    await expect(guest.write('/shared/mine/deep', '2')).rejects.toEqual(refused('EACCES'));
+    expect(await guest.read('/common/mine/deep')).toBe('1');
+    await expect(guest.write('/common/mine/deep', '2')).rejects.toEqual(refused('EACCES'));
   });
 
   test('only the owner changes permissions, and only domain 0 the owner', async () => {
