@@ -26,6 +26,7 @@ export class Netfront {
   }
 
   async start(): Promise<void> {
+    this.#stopped = false;
     this.#watch = await this.#xen.store.watch(this.#root, () => this.#scan());
     await this.#scanning;
   }
