@@ -8,7 +8,10 @@ export default defineConfig({
   resolve: { alias: { '@xenvif/client': client } },
   test: {
     projects: [
-      { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
+      {
+        extends: true,
+        test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 30_000 },
+      },
       {
         extends: true,
         test: { name: 'golden', include: ['test/golden/**/*.test.ts'], testTimeout: 60_000 },

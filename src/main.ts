@@ -32,7 +32,13 @@ type Undo = () => Promise<void> | void;
 
 async function main(): Promise<void> {
   const { config: file, welcome, ...flags } = parseFlags();
-  const config = loadConfig(flags, file);
+  let config: Config;
+  try {
+    config = loadConfig(flags, file);
+  } catch (error) {
+    report(error);
+    process.exit(1);
+  }
   const logger = makeLogger(config);
   const undo: Undo[] = [];
   const stop = onceStopped(undo, logger);
@@ -49,10 +55,15 @@ async function main(): Promise<void> {
   try {
     await start(config, logger, undo, welcome === true);
   } catch (error) {
-    if (!(error instanceof XenvifError)) throw error;
-    process.stderr.write(`xenvifd: ${error.message} (${error.code})\n`);
+    report(error);
     stop(1);
   }
+}
+
+/** Says in one line why the daemon cannot start. */
+function report(error: unknown): void {
+  if (!(error instanceof XenvifError)) throw error;
+  process.stderr.write(`xenvifd: ${error.message} (${error.code})\n`);
 }
 
 async function start(config: Config, logger: Logger, undo: Undo[], welcome: boolean) {

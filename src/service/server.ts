@@ -2,7 +2,7 @@
  * The gRPC server: every service on it, where it listens, and how it ends. The numbers are grpc-js
  * channel options; each bounds what one client can hold or cost.
  */
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
@@ -47,6 +47,8 @@ export class GrpcServer {
   readonly #logger: Logger;
 
   constructor(xen: Xen, netback: Netback, config: Config, logger: Logger) {
+    // grpc-js writes to the console by itself what its callers are told anyway.
+    setLogVerbosity(logVerbosity.NONE);
     this.#logger = logger;
     this.registry = new VifRegistry(netback, config.limits.watchHistory);
     this.#frames = new FrameService(xen, this.registry, logger, config.limits);

@@ -69,7 +69,8 @@ export function nextBackendState(view: BackendView): XenbusState {
       if (isReady(view.frontend)) return XenbusState.closing;
       return XenbusState.closed;
     case XenbusState.closed:
-      if (wantsClosed(view) || view.frontend !== XenbusState.initialising) return XenbusState.closed;
+      if (wantsClosed(view) || view.frontend !== XenbusState.initialising)
+        return XenbusState.closed;
       return XenbusState.initWait;
     default:
       return view.own;

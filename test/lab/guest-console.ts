@@ -2,7 +2,8 @@
  * The host's end of a guest's console: the protocol that guest-init.sh describes.
  *
  * It reaches the guest by `xl console` in dom0, whose pipes carry the console both ways. That ends
- * with the domain, also when the domain is only rebooted or restored; the next command starts it anew.
+ * with the domain, also when the domain is only rebooted or restored: then say hello before anything
+ * else.
  */
 
 import { type Deferred, deferred, withDeadline } from './deferred.js';
@@ -18,6 +19,8 @@ interface Answer {
 /** The number that every hello has: an answer to any of them will do. */
 const HELLO = 0;
 const HELLO_MS = 500;
+/** After so many without an answer the console is opened anew. */
+const HELLOS_A_CONSOLE = 20;
 /** A line that looks like an answer: its command, what it is, the rest. */
 const ANSWER = /%(\d+) ([oex]) ([A-Za-z0-9+/= ]*)\r?$/;
 
@@ -56,7 +59,13 @@ export class GuestConsole {
   async hello(timeoutMs: number): Promise<void> {
     const answer: Answer = { done: deferred(), stdout: [], stderr: [] };
     this.#answers.set(HELLO, answer);
-    const say = (): void => this.#write(`@${HELLO} ${Buffer.from('true').toString('base64')}\n`);
+    let said = 0;
+    const say = (): void => {
+      // The console of a domain that is gone may hang on, waiting for it to come back.
+      said += 1;
+      if (said % HELLOS_A_CONSOLE === 0) this.close();
+      this.#write(`@${HELLO} ${Buffer.from('true').toString('base64')}\n`);
+    };
     const repeat = setInterval(say, HELLO_MS);
     try {
       say();

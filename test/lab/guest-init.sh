@@ -36,6 +36,7 @@ network() {
   [ -z "$address" ] || ip address add "$address" dev eth0
   ip link set eth0 up
 }
+hostname "$(parameter lab.name)"
 [ "$(parameter lab.netfront)" = no ] || network >/tmp/network.log 2>&1 &
 
 answer() {
@@ -44,18 +45,24 @@ answer() {
   setsid sh -c 'echo $$ >"$0.process"; exec sh "$0.command"' "/tmp/$id" \
     </dev/null >"/tmp/$id.o" 2>"/tmp/$id.e"
   code=$?
-  pieces=0
-  for stream in o e; do
-    base64 -w 1000 "/tmp/$id.$stream" | sed "s/^/%$id $stream /"
-    pieces=$((pieces + ($(stat -c %s "/tmp/$id.$stream") + 749) / 750))
-  done
-  echo "%$id x $code $pieces"
+  # One answer at a time has the console: lines of two would run into each other.
+  {
+    flock 9
+    pieces=0
+    for stream in o e; do
+      [ -s "/tmp/$id.$stream" ] || continue
+      base64 -w 400 "/tmp/$id.$stream" | sed "s/^/%$id $stream /"
+      pieces=$((pieces + ($(stat -c %s "/tmp/$id.$stream") + 299) / 300))
+    done
+    echo "%$id x $code $pieces"
+  } 9>/tmp/console.lock
   rm -f "/tmp/$id.o" "/tmp/$id.e" "/tmp/$id.command" "/tmp/$id.process"
 }
 
 [ ! -x /lab-start ] || /lab-start
+protocol_mode() { stty -F /dev/hvc0 raw -echo icrnl opost onlcr; }
+protocol_mode
 while :; do
-  stty -F /dev/hvc0 raw -echo icrnl opost onlcr
   IFS= read -r line || sleep 0.2
   case $line in
     @*)
@@ -68,6 +75,7 @@ while :; do
       stty -F /dev/hvc0 sane
       echo "A shell in $(hostname); exit gives the console back to the lab."
       setsid -c sh -i </dev/hvc0 >/dev/hvc0 2>&1
+      protocol_mode
       ;;
   esac
 done

@@ -47,7 +47,7 @@ export function callUnary<Request, Response>(
         signal?.removeEventListener('abort', abort);
         if (failure === null && response !== undefined) resolve(response);
         else if (signal?.aborted) reject(cancelled(signal.reason));
-        else if (failure !== null) reject(errorFromStatus(failure, connection.address));
+        else if (failure !== null) reject(errorFromStatus(failure, connection));
       },
     );
     connection.calls.add(call);

@@ -7,6 +7,7 @@ export interface Connection {
   readonly address: string;
   /** The calls under way. gRPC would let them run on when the channel is closed. */
   readonly calls: Set<{ cancel(): void }>;
+  isClosed: boolean;
 }
 
 /**
@@ -39,11 +40,17 @@ export function openConnection(
   channelOptions: ClientOptions = {},
 ): Connection {
   const options = { ...CHANNEL_OPTIONS, ...channelOptions };
-  return { client: new Client(address, channelCredentials, options), address, calls: new Set() };
+  return {
+    client: new Client(address, channelCredentials, options),
+    address,
+    calls: new Set(),
+    isClosed: false,
+  };
 }
 
 /** Ends every call under way, with CANCELLED, and closes the channel. */
-export function closeConnection({ client, calls }: Connection): void {
-  for (const call of calls) call.cancel();
-  client.close();
+export function closeConnection(connection: Connection): void {
+  connection.isClosed = true;
+  for (const call of connection.calls) call.cancel();
+  connection.client.close();
 }

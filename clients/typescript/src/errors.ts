@@ -80,8 +80,18 @@ export function timedOut(timeoutMs: number): XenvifClientError {
   return new XenvifClientError('DEADLINE_EXCEEDED', 'DEADLINE_EXCEEDED', message);
 }
 
-/** Makes the error of a call to `address` that ended with `failure`. */
-export function errorFromStatus(failure: StatusObject, address: string): XenvifClientError {
+/** What an error needs to know of the connection that a call was made on. */
+export interface ConnectionFacts {
+  readonly address: string;
+  /** Whether the client has been closed, which cancels its calls. */
+  readonly isClosed: boolean;
+}
+
+/** Makes the error of a call that ended with `failure` and that its caller did not cancel. */
+export function errorFromStatus(
+  failure: StatusObject,
+  { address, isClosed }: ConnectionFacts,
+): XenvifClientError {
   const grpcStatus = statusName(failure.code);
   const details = statusDetails(failure.metadata);
   if (details.reason !== undefined) {
@@ -92,6 +102,8 @@ export function errorFromStatus(failure: StatusObject, address: string): XenvifC
     });
   }
   if (grpcStatus === 'UNAVAILABLE') return connectionError(failure.details, address);
+  // A daemon that goes down may reset its streams before it closes the connection.
+  if (grpcStatus === 'CANCELLED' && !isClosed) return connectionLost(failure.details, address);
   const message = failure.details === '' ? `The call failed with ${grpcStatus}.` : failure.details;
   return new XenvifClientError(grpcStatus, grpcStatus, message, {
     fieldViolations: details.fieldViolations,
@@ -141,15 +153,17 @@ function statusDetails(trailers: Metadata): StatusDetails {
 
 /** UNAVAILABLE without a reason of the daemon's comes from the transport: say what is wrong there. */
 function connectionError(details: string, address: string): XenvifClientError {
-  if (!neverConnected(details)) {
-    const message = `The connection to xenvifd at ${address} was lost.`;
-    return new XenvifClientError('CONNECTION_LOST', 'UNAVAILABLE', message, { cause: details });
-  }
+  if (!neverConnected(details)) return connectionLost(details, address);
   const message = `Cannot reach xenvifd at ${address}: ${transportFault(details)}`;
   return new XenvifClientError('DAEMON_UNREACHABLE', 'UNAVAILABLE', message, {
     metadata: { address },
     cause: details,
   });
+}
+
+function connectionLost(details: string, address: string): XenvifClientError {
+  const message = `The connection to xenvifd at ${address} was lost.`;
+  return new XenvifClientError('CONNECTION_LOST', 'UNAVAILABLE', message, { cause: details });
 }
 
 function neverConnected(details: string): boolean {

@@ -109,7 +109,7 @@ export class MessageStream<Raw, Message> {
   #fail(failure: ServiceError): void {
     // A paused call still holds messages that came before the status.
     for (let raw = this.#call.read(); raw !== null; raw = this.#call.read()) this.#receive(raw);
-    const error = errorFromStatus(failure, this.#options.connection.address);
+    const error = errorFromStatus(failure, this.#options.connection);
     this.#finish(error, () => this.#queue.fail(error));
   }
 
