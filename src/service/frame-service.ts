@@ -72,6 +72,13 @@ export class FrameService {
     return this.#sessions.size;
   }
 
+  /** Bytes of frames that wait for clients, over all streams. */
+  get waitingBytes(): number {
+    let bytes = 0;
+    for (const session of this.#sessions) bytes += session.waitingBytes;
+    return bytes;
+  }
+
   handlers() {
     return { streamFrames: (call: FrameCall) => this.#accept(call) };
   }
@@ -191,6 +198,10 @@ class FrameSession {
       write: (message, done) => call.write(message, done),
       end: (error) => (error === undefined ? this.#end() : this.fail(error)),
     });
+  }
+
+  get waitingBytes(): number {
+    return this.#stream.waitingBytes;
   }
 
   /** Says what was granted and begins to listen. */

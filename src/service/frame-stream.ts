@@ -57,6 +57,8 @@ type Waiting =
   | { readonly kind: 'end' };
 
 const FRAME_BYTES_MAX = 65535;
+/** How long frames that keep coming may hold back what is there. */
+const BURST_MS = 1;
 
 export class FrameStream {
   selector: FrameSelector;
@@ -72,6 +74,7 @@ export class FrameStream {
   /** The number of the last frame that was selected. */
   #sequence = 0;
   #sampled = 0;
+  #openSinceMs = 0;
   #flushTimer: NodeJS.Immediate | NodeJS.Timeout | undefined;
   /** The open chunk has waited long enough for company. */
   #due = false;
@@ -245,15 +248,31 @@ export class FrameStream {
 
   #scheduleFlush(): void {
     if (this.#open === undefined || this.#flushTimer !== undefined) return;
-    const run = () => {
-      this.#flushTimer = undefined;
-      // A client that does not keep up gets its frames in full chunks: until gRPC takes the open
-      // one, it goes on to be filled.
-      this.#due = true;
-      this.#pump();
-    };
+    this.#openSinceMs = performance.now();
     const { lingerMs } = this.#options;
-    this.#flushTimer = lingerMs === 0 ? setImmediate(run) : setTimeout(run, lingerMs);
+    if (lingerMs > 0) this.#flushTimer = setTimeout(() => this.#flushOpen(), lingerMs);
+    else this.#flushWhenCalm();
+  }
+
+  /**
+   * Sends the open chunk at the first turn of the event loop that brings no more frames: while they
+   * keep coming, fuller messages cost less for everybody. A burst is waited out for a millisecond.
+   */
+  #flushWhenCalm(): void {
+    const sequence = this.#sequence;
+    this.#flushTimer = setImmediate(() => {
+      const calm = sequence === this.#sequence;
+      if (calm || performance.now() - this.#openSinceMs > BURST_MS) this.#flushOpen();
+      else this.#flushWhenCalm();
+    });
+  }
+
+  #flushOpen(): void {
+    this.#flushTimer = undefined;
+    // A client that does not keep up gets its frames in full chunks: until gRPC takes the open
+    // one, it goes on to be filled.
+    this.#due = true;
+    this.#pump();
   }
 
   #cancelFlush(): void {

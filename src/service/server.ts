@@ -43,7 +43,7 @@ export class GrpcServer {
   readonly registry: VifRegistry;
   readonly #server = new Server(SERVER_OPTIONS);
   readonly #health = new HealthImplementation({ '': 'NOT_SERVING' });
-  readonly #frames: FrameService;
+  readonly frames: FrameService;
   readonly #logger: Logger;
 
   constructor(xen: Xen, netback: Netback, config: Config, logger: Logger) {
@@ -51,12 +51,12 @@ export class GrpcServer {
     setLogVerbosity(logVerbosity.NONE);
     this.#logger = logger;
     this.registry = new VifRegistry(netback, config.limits.watchHistory);
-    this.#frames = new FrameService(xen, this.registry, logger, config.limits);
+    this.frames = new FrameService(xen, this.registry, logger, config.limits);
     const vifs = new VifService(xen, this.registry, logger, config.limits.watchQueue);
     const stats = new StatsService(this.registry, logger);
-    const host = new HostService(xen, this.registry, logger, () => this.#frames.streams);
+    const host = new HostService(xen, this.registry, logger, () => this.frames.streams);
     this.#server.addService(VifServiceService, vifs.handlers());
-    this.#server.addService(frameServiceDefinition, this.#frames.handlers());
+    this.#server.addService(frameServiceDefinition, this.frames.handlers());
     this.#server.addService(StatsServiceService, stats.handlers());
     this.#server.addService(SwitchServiceService, switchHandlers(logger));
     this.#server.addService(VchanServiceService, vchanHandlers(logger));
@@ -91,7 +91,7 @@ export class GrpcServer {
   /** Ends every stream and call, at the latest after `SHUTDOWN_TIMEOUT_MS`. */
   async stop(): Promise<void> {
     this.#health.setStatus('', 'NOT_SERVING');
-    this.#frames.stop();
+    this.frames.stop();
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
         this.#logger.warn('calls were still under way; ending them');

@@ -48,8 +48,11 @@ export async function writeDomain(store: Store, facts: DomainFacts): Promise<voi
     await transaction.write(`${base}/name`, name);
     await transaction.write(`${base}/domid`, String(domid));
     await transaction.write(`${base}/control/platform-feature-multiprocessor-suspend`, '1');
+    await transaction.write(`${base}/control/platform-feature-xs_reset_watches`, '1');
+    await transaction.write(`${base}/cpu/0/availability`, 'online');
     await transaction.write(`${vm}/uuid`, uuid);
     await transaction.write(`${vm}/name`, name);
+    await transaction.write(`/libxl/${domid}/type`, 'pv');
   });
 }
 

@@ -111,23 +111,31 @@ function wildEncoding(batch: FrameBatch, next: Random): Buffer {
 }
 
 function expectSame(view: FrameBatchView, batch: FrameBatch): void {
-  expect(view.count).toBe(batch.frames.length);
-  expect(view.baseTimeNs).toBe(batch.baseTimeNs);
-  expect(view.firstSequence).toBe(batch.firstSequence);
-  expect(view.byteCount).toBe(batch.frames.reduce((sum, frame) => sum + frame.length, 0));
-  batch.frames.forEach((frame, index) => {
-    expect(view.frame(index).equals(frame)).toBe(true);
-    expect(view.length(index)).toBe(frame.length);
-    expect(view.bytes.subarray(view.offset(index)).subarray(0, frame.length).equals(frame)).toBe(
-      true,
-    );
-    expect(view.timeDeltaNs(index)).toBe(batch.timeDeltaNs[index] ?? 0);
-    expect(view.timestampNs(index)).toBe(batch.baseTimeNs + BigInt(batch.timeDeltaNs[index] ?? 0));
-    expect(view.originalLength(index)).toBe(batch.originalLength[index] || frame.length);
-    expect(view.vifIndex(index)).toBe(batch.vifIndex[index] ?? 0);
-    expect(view.flags(index)).toBe(batch.flags[index] ?? 0);
-    expect(view.sequence(index)).toBe(batch.firstSequence + BigInt(index));
-  });
+  const { frames, baseTimeNs, firstSequence } = batch;
+  // One comparison for the batch: an expectation for each of some hundred thousand cells takes long.
+  const seen = frames.map((_, index) => [
+    view.frame(index).toString('hex'),
+    view.bytes.toString('hex', view.offset(index), view.offset(index) + view.length(index)),
+    view.timeDeltaNs(index),
+    view.timestampNs(index),
+    view.originalLength(index),
+    view.vifIndex(index),
+    view.flags(index),
+    view.sequence(index),
+  ]);
+  const expected = frames.map((frame, index) => [
+    frame.toString('hex'),
+    frame.toString('hex'),
+    batch.timeDeltaNs[index] ?? 0,
+    baseTimeNs + BigInt(batch.timeDeltaNs[index] ?? 0),
+    batch.originalLength[index] || frame.length,
+    batch.vifIndex[index] ?? 0,
+    batch.flags[index] ?? 0,
+    firstSequence + BigInt(index),
+  ]);
+  expect(seen).toEqual(expected);
+  expect(view).toMatchObject({ count: frames.length, baseTimeNs, firstSequence });
+  expect(view.byteCount).toBe(frames.reduce((sum, frame) => sum + frame.length, 0));
 }
 
 function codeOf(body: () => unknown): string {
@@ -149,7 +157,7 @@ describe('the decoder of frame batches', () => {
   });
 
   it('agrees with the generated one on any other encoding of the same', () => {
-    for (let seed = 1; seed <= 500; seed += 1) {
+    for (let seed = 1; seed <= 300; seed += 1) {
       const next = random(seed);
       const batch = anyBatch(next);
       const bytes = wildEncoding(batch, next);

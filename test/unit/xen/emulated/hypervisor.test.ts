@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
@@ -7,6 +9,20 @@ import {
   NotFoundError,
 } from '../../../../src/errors.js';
 import { Hypervisor } from '../../../../src/xen/emulated/hypervisor.js';
+import type { Store } from '../../../../src/xen/xen.js';
+
+/** What there is only where a guest has memory, a console and a kernel. */
+const NOT_EMULATED = /\/(console\b|memory\/|store\b|image\b|start_time\b)/;
+
+/** The tree below `path` as xenstore-ls -fp prints it. */
+async function listing(store: Store, path: string): Promise<string[]> {
+  const { owner, others, domains } = await store.getPermissions(path);
+  const rights = [`${others}${owner}`, ...(domains ?? []).map((d) => `${d.access}${d.domid}`)];
+  const line = `${path} = "${await store.read(path)}"   (${rights.join(',')})`;
+  const names = await store.directory(path);
+  const below = await Promise.all(names.map((name) => listing(store, `${path}/${name}`)));
+  return [line, ...below.flat()];
+}
 
 let hypervisor: Hypervisor;
 
@@ -35,6 +51,27 @@ describe('a new domain', () => {
     await expect(store.write('name', 'x')).rejects.toMatchObject({ errno: 'EACCES' });
     await store.write('data/mine', 'x');
     await store.write('drivers/0', 'x');
+  });
+
+  test('has the nodes, values and rights that xl gives a guest on real Xen', async () => {
+    const domain = await hypervisor.createDomain({ domid: 1, name: 'g1' });
+    const { store } = await hypervisor.dom0.open();
+    const real = readFileSync(
+      join(import.meta.dirname, '../../../golden/xenstore-guest.txt'),
+      'utf8',
+    )
+      .trim()
+      .replaceAll('UUID', domain.uuid)
+      .split('\n')
+      .filter((line) => !line.startsWith('#') && !NOT_EMULATED.test(line));
+    const emulated = [
+      ...(await listing(store, '/local/domain/1')),
+      ...(await listing(store, `/vm/${domain.uuid}`)),
+      ...(await listing(store, '/libxl/1')),
+    ];
+    // What a booted Linux writes into its own nodes is not the toolstack's doing.
+    const byToolstack = (line: string) => line.replace(/(feature-\w+ = )"1"( +\(n1\))/, '$1""$2');
+    expect(emulated.sort()).toEqual(real.map(byToolstack).sort());
   });
 
   test('can be opened more than once, and each process counts for itself', async () => {

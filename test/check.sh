@@ -1,0 +1,63 @@
+#!/bin/sh
+# Everything that must hold, from a fresh clone on: installs what is missing, lints, builds, checks
+# the generated code for drift, and runs the unit, golden, end-to-end and lab tests. A part that
+# cannot run is a failure. Ends with one line: how many parts passed, how many failed.
+set -u
+cd "$(dirname "$0")/.."
+
+passed=0
+failed=0
+names=""
+start=$(date +%s)
+
+# part NAME COMMAND...: runs a part and keeps account of it.
+part() {
+  name=$1
+  shift
+  printf '\n=== %s\n' "$name"
+  began=$(date +%s)
+  if "$@"; then
+    passed=$((passed + 1))
+    printf -- '--- %s: passed in %d s\n' "$name" $(($(date +%s) - began))
+    return 0
+  fi
+  failed=$((failed + 1))
+  names="$names $name"
+  printf -- '--- \033[31m%s: FAILED\033[0m after %d s\n' "$name" $(($(date +%s) - began))
+  return 1
+}
+
+# finish: the account, and the exit code.
+finish() {
+  printf '\n'
+  if [ "$failed" -ne 0 ]; then printf '\033[31mfailed or not run:%s\033[0m\n' "$names"; fi
+  printf 'check took %d s\n%d passed, %d failed\n' $(($(date +%s) - start)) "$passed" "$failed"
+  [ "$failed" -eq 0 ]
+  exit
+}
+
+# The generated code is made again in place; git then says whether it was as committed.
+no_drift() {
+  npm run --silent generate || return 1
+  changed=$(git status --porcelain -- src/gen clients/typescript/src/gen proto)
+  [ -z "$changed" ] && return 0
+  printf 'the generated code is not what is committed:\n%s\n' "$changed"
+  return 1
+}
+
+part packages sh test/packages.sh || finish
+part install npm ci --no-audit --no-fund --loglevel=error || finish
+part lint npm run --silent lint
+part drift no_drift
+part build npm run --silent build || finish
+part types npx tsc -p test
+part unit npx vitest run --project unit
+part golden npx vitest run --project golden
+part e2e npx vitest run --project e2e
+if part lab-packages sh test/lab/packages.sh; then
+  part lab npx vitest run --project lab
+else
+  failed=$((failed + 1))
+  names="$names lab(not-run)"
+fi
+finish
