@@ -16,6 +16,9 @@ import { PROTOCOL_ICMP, parseIpv4 } from '../wire/ipv4.js';
 
 const NO_MAC = new Uint8Array(6);
 const PING_BYTES = 56;
+const PINGS_PER_ARP = 4;
+/** Tells the pings of one host from those of another. */
+const IDENTIFIER_BASE = 0x7800;
 
 export class Host {
   readonly #network: Network;
@@ -45,34 +48,30 @@ export class Host {
   }
 
   #ping(target: Uint8Array): void {
-    const mac = this.#neighbours.get(target.join('.'));
-    if (mac === undefined) {
-      this.#neighbours.set(target.join('.'), NO_MAC);
-    }
-    if (mac === undefined || mac === NO_MAC) {
-      this.#send(
-        emitArp(BROADCAST_MAC, {
-          operation: ARP_REQUEST,
-          senderMac: this.#mac,
-          senderIp: this.#ip,
-          targetMac: NO_MAC,
-          targetIp: target,
-        }),
-      );
-      return;
-    }
+    const mac = this.#neighbours.get(target.join('.')) ?? NO_MAC;
+    this.#neighbours.set(target.join('.'), mac);
+    // A neighbour is asked for anew now and then, as hosts do, for it may have moved.
+    if (mac === NO_MAC || this.#sequence % PINGS_PER_ARP === 0) this.#askFor(target);
+    if (mac === NO_MAC) return;
     this.#sequence = (this.#sequence + 1) & 0xffff;
+    const echo = {
+      type: ICMP_ECHO_REQUEST,
+      identifier: IDENTIFIER_BASE + (this.#ip[3] ?? 0),
+      sequence: this.#sequence,
+      data: Uint8Array.from({ length: PING_BYTES }, (_, index) => index),
+    };
+    this.#send(emitIcmpEcho({ mac: this.#mac, ip: this.#ip }, { mac, ip: target }, echo));
+  }
+
+  #askFor(target: Uint8Array): void {
     this.#send(
-      emitIcmpEcho(
-        { mac: this.#mac, ip: this.#ip },
-        { mac, ip: target },
-        {
-          type: ICMP_ECHO_REQUEST,
-          identifier: 0x7876,
-          sequence: this.#sequence,
-          data: Uint8Array.from({ length: PING_BYTES }, (_, index) => index),
-        },
-      ),
+      emitArp(BROADCAST_MAC, {
+        operation: ARP_REQUEST,
+        senderMac: this.#mac,
+        senderIp: this.#ip,
+        targetMac: NO_MAC,
+        targetIp: target,
+      }),
     );
   }
 

@@ -97,13 +97,12 @@ export class Domain implements DomainFacts {
   }
 
   /**
-   * The hypervisor's part of a domain's death: every process is killed, ports close, grants end.
+   * The hypervisor's part of a domain's death: every process is killed and its ports close, grants end.
    * Pages that others map stay readable to them until they unmap.
    */
   async die(): Promise<void> {
     this.#alive = false;
     const ended = [...this.#processes].map((process) => process.kill());
-    this.portTable.clear();
     this.grantTable.clear();
     this.raw.destroy();
     await Promise.all(ended);

@@ -142,11 +142,6 @@ export class PortTable {
     this.#delivery.unmask(port);
   }
 
-  /** Closes every port, for the domain is gone. */
-  clear(): void {
-    for (const port of this.#ports) if (port !== undefined) this.close(port);
-  }
-
   /** Xen gives the lowest free number. */
   #add(remoteDomid: number, peer: Port | undefined, handler: () => void): Port {
     let number = 1;

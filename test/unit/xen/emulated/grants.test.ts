@@ -170,6 +170,14 @@ describe('a copy', () => {
     expect(() => backend.grants.copy(batch)).toThrow(MisuseError);
   });
 
+  test('to an address past the first 4 GiB is a bug of ours', () => {
+    const shared = frontend.grants.share(0, 1, 'write');
+    const region = backend.memory.allocate(PAGE_SIZE);
+    const batch = new CopyBatch(backend.memory, 1);
+    batch.fromGrant(5, shared.refs[0] as number, 0, region.offset + 2 ** 32, 4);
+    expect(() => backend.grants.copy(batch)).toThrow(MisuseError);
+  });
+
   test('with both sides or neither side a grant, or past the page, is a bug of ours', () => {
     const shared = frontend.grants.share(0, 1, 'write');
     const region = backend.memory.allocate(PAGE_SIZE);
@@ -256,6 +264,15 @@ describe('a raw guest', () => {
     expect(() => guest.raw.grantPage(page, 0, 'read', 600)).toThrow(MisuseError);
     const stranger = frontend.grants.share(0, 1, 'write').pages[0];
     expect(() => stranger && guest.raw.grantPage(stranger, 0)).toThrow(MisuseError);
+  });
+
+  test('may replace a grant of its own driver, whose end then leaves the new one alone', () => {
+    const shared = frontend.grants.share(0, 1, 'write');
+    const ref = shared.refs[0] as number;
+    guest.raw.grantPage(guest.raw.allocatePage(), 0, 'write', ref);
+    shared.unshare();
+    expect(copyStatus(5, ref)).toBe(GNTST_okay);
+    expect(frontend.grants.share(0, 1, 'write').refs).toEqual([ref + 1]);
   });
 
   test('may take a reference that the next share would have got', () => {
