@@ -172,14 +172,15 @@ describe('stats --watch', () => {
 describe('capture', () => {
   it('is read by tshark while it runs', async () => {
     const capture = `"${process.execPath}" "${COMMAND}" capture 1.0 2.0 -w -`;
-    const tshark = 'tshark -l -c 6 -r - -T fields -e icmp.type';
+    const tshark = 'tshark -l -c 6 -r - -T fields -e eth.type';
     // The shell's last word is the exit code of the capture, whose reader goes after six frames.
     const pipeline = spawn('bash', ['-c', `${capture} | ${tshark}; exit "\${PIPESTATUS[0]}"`], {
       env: { ...process.env, XENVIF_ADDRESS: daemon.address },
     });
     const { code, stdout, stderr } = await ended(pipeline);
     expect(linesOf(stdout)).toHaveLength(6);
-    expect(new Set(linesOf(stdout))).toEqual(new Set(['0', '8']));
+    // Guests mostly ping, and now and then ask for an address.
+    for (const type of linesOf(stdout)) expect(['0x0800', '0x0806']).toContain(type);
     // That is the end, and no failure.
     expect(code).toBe(0);
     expect(stderr).not.toContain('EPIPE');
@@ -191,22 +192,23 @@ describe('capture', () => {
       ...['capture', '1.0', '2.0', '-w', file, '--count', '10', '--snaplen', '50'],
     );
     expect({ code, stdout }).toEqual({ code: 0, stdout: '' });
-    expect(stderr).toBe('10 frames, 980 bytes, 0 lost\n');
+    expect(stderr).toMatch(/^10 frames, \d+ bytes, 0 lost\n$/);
     const fields = [
       'frame.interface_name',
       'frame.packet_flags_direction',
       'frame.cap_len',
-      'ip.src',
+      'eth.src',
     ];
     const args = ['-r', file, '-T', 'fields', ...fields.flatMap((field) => ['-e', field])];
     const rows = linesOf(execFileSync('tshark', args, { encoding: 'utf8', stdio: 'pipe' }));
     expect(rows).toHaveLength(10);
     // What the guest sends comes in to the daemon.
-    const own = { 'vifs/1.0': '10.0.0.1', 'vifs/2.0': '10.0.0.2' };
+    const own = { 'vifs/1.0': '00:16:3e:00:00:01', 'vifs/2.0': '00:16:3e:00:00:02' };
     for (const row of rows) {
       const [vif, direction, length, source] = row.split('\t');
       const fromGuest = own[vif as keyof typeof own] === source;
-      expect([direction, length]).toEqual([fromGuest ? '0x00000001' : '0x00000002', '50']);
+      expect(direction).toBe(fromGuest ? '0x00000001' : '0x00000002');
+      expect(Number(length)).toBeLessThanOrEqual(50);
     }
     const info = execFileSync('capinfos', [file], { encoding: 'utf8' });
     expect(info).toContain('Number of stat entries = 1');
@@ -239,10 +241,10 @@ describe('capture', () => {
     const json = await xenvif('capture', '1.0', '--count', '2', '--json');
     const frames = linesOf(json.stdout).map((line) => JSON.parse(line));
     expect(frames).toMatchObject([
-      { type: 'frame', sequence: 1, vif: 'vifs/1.0', etherType: 'IPv4' },
+      { type: 'frame', sequence: 1, vif: 'vifs/1.0', etherType: expect.any(String) },
       { type: 'frame', sequence: 2 },
     ]);
-    expect(Buffer.from(frames[0].data, 'base64')).toHaveLength(98);
+    expect(Buffer.from(frames[0].data, 'base64')).toHaveLength(frames[0].originalLength);
   });
 
   it('ends after a duration', async () => {

@@ -153,7 +153,8 @@ describe('an observation', () => {
   it('keeps what a snaplen leaves, and one direction', async () => {
     const options = { maxFrames: 2, snaplen: 20, direction: 'to-guest' } as const;
     for await (const frame of client.observe('1.0', options)) {
-      expect(frame).toMatchObject({ direction: 'to-guest', originalLength: 98 });
+      expect(frame.direction).toBe('to-guest');
+      expect(frame.originalLength).toBeGreaterThan(20);
       expect(frame.data.length).toBe(20);
     }
   });

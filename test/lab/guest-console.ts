@@ -18,9 +18,9 @@ interface Answer {
 
 /** The number that every hello has: an answer to any of them will do. */
 const HELLO = 0;
-const HELLO_MS = 500;
+const HELLO_MS = 2_000;
 /** After so many without an answer the console is opened anew. */
-const HELLOS_A_CONSOLE = 20;
+const HELLOS_A_CONSOLE = 5;
 /** A line that looks like an answer: its command, what it is, the rest. */
 const ANSWER = /%(\d+) ([oex]) ([A-Za-z0-9+/= ]*)\r?$/;
 
@@ -64,7 +64,7 @@ export class GuestConsole {
       // The console of a domain that is gone may hang on, waiting for it to come back.
       said += 1;
       if (said % HELLOS_A_CONSOLE === 0) this.close();
-      this.#write(`@${HELLO} ${Buffer.from('true').toString('base64')}\n`);
+      this.#write(`@${HELLO} \n`);
     };
     const repeat = setInterval(say, HELLO_MS);
     try {

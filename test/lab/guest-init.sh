@@ -9,6 +9,8 @@
 #   %ID o BASE64    guest: a piece of its standard output; with e, of its standard error
 #   %ID x CODE N    guest: it ended with this code, after N pieces
 #
+# ID 0 is a hello, which is answered without running anything.
+#
 # Any other line, an empty one say, is a person at `xl console`: that gets a shell until it exits.
 
 /bin/busybox --install -s /bin
@@ -62,9 +64,12 @@ answer() {
 [ ! -x /lab-start ] || /lab-start
 protocol_mode() { stty -F /dev/hvc0 raw -echo icrnl opost onlcr; }
 protocol_mode
+# The answer to a hello, before any comes: whoever waits for this guest need not ask first.
+echo '%0 x 0 0'
 while :; do
   IFS= read -r line || sleep 0.2
   case $line in
+    "@0 "*) echo '%0 x 0 0' ;;
     @*)
       request=${line#@}
       answer "${request%% *}" "${request#* }" &
