@@ -4,12 +4,28 @@
  * read once, parsed strictly and bounded; what does not parse refuses the connect.
  */
 import { ProtocolError } from '../../errors.js';
+import { readNodes, writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations } from '../../xen/xen.js';
 import { parseXenbusState, XenbusState } from '../../xen/xenbus.js';
 
 /** The largest Ethernet payload where the toolstack says nothing. */
 const MTU_DEFAULT = 1500;
 const U32_MAX = 0xffffffff;
+
+/** What a frontend may write for one queue. */
+const FRONTEND_KEYS = [
+  'multi-queue-num-queues',
+  'tx-ring-ref',
+  'rx-ring-ref',
+  'event-channel',
+  'event-channel-tx',
+  'event-channel-rx',
+  'request-rx-copy',
+  'feature-sg',
+  'feature-rx-notify',
+  'feature-no-csum-offload',
+] as const;
+type FrontendKey = (typeof FRONTEND_KEYS)[number];
 
 /** What both sides agreed on: a snapshot taken at connect. */
 export interface NetbackFeatures {
@@ -53,10 +69,11 @@ export function vifPaths(backendDomid: number, domid: number, handle: number): V
 
 /** Both states and the toolstack's wish; undefined when our own directory is gone. */
 export async function readStates(store: StoreOperations, paths: VifPaths) {
-  const own = await store.readIfExists(`${paths.backend}/state`);
+  const [{ state: own, online }, frontend] = await Promise.all([
+    readNodes(store, paths.backend, ['state', 'online']),
+    store.readIfExists(`${paths.frontend}/state`),
+  ]);
   if (own === undefined) return undefined;
-  const online = await store.readIfExists(`${paths.backend}/online`);
-  const frontend = await store.readIfExists(`${paths.frontend}/state`);
   return {
     own: parseXenbusState(own),
     frontend: parseXenbusState(frontend),
@@ -84,10 +101,8 @@ export async function readConfiguration(
   store: StoreOperations,
   paths: VifPaths,
 ): Promise<VifConfiguration> {
-  const mac = await store.readIfExists(`${paths.backend}/mac`);
-  const mtu = await store.readIfExists(`${paths.backend}/mtu`);
-  const bridge = await store.readIfExists(`${paths.backend}/bridge`);
-  const rate = await store.readIfExists(`${paths.backend}/rate`);
+  const names = ['mac', 'mtu', 'bridge', 'rate'] as const;
+  const { mac, mtu, bridge, rate } = await readNodes(store, paths.backend, names);
   return {
     mac: (mac ?? '').toLowerCase(),
     mtu: parseMtu(mtu),
@@ -113,11 +128,9 @@ export async function advertise(store: Store, paths: VifPaths): Promise<boolean>
       'feature-split-event-channels': '1',
       'multi-queue-max-queues': '1',
       'hotplug-status': 'connected',
+      state: String(XenbusState.initWait),
     };
-    for (const [name, value] of Object.entries(nodes)) {
-      await transaction.write(`${paths.backend}/${name}`, value);
-    }
-    await transaction.write(`${paths.backend}/state`, String(XenbusState.initWait));
+    await writeNodes(transaction, paths.backend, nodes);
     return true;
   });
 }
@@ -155,25 +168,21 @@ export async function readFrontend(
   store: StoreOperations,
   frontend: string,
 ): Promise<FrontendParameters> {
-  const read = (key: string) => store.readIfExists(`${frontend}/${key}`);
-  const queues = await read('multi-queue-num-queues');
-  if (queues !== undefined && parseU32('multi-queue-num-queues', queues) !== 1) {
+  const nodes = await readNodes(store, frontend, FRONTEND_KEYS);
+  const number = (key: FrontendKey) => parseU32(key, nodes[key]);
+  const flag = (key: FrontendKey) => nodes[key] !== undefined && number(key) !== 0;
+  if (nodes['multi-queue-num-queues'] !== undefined && number('multi-queue-num-queues') !== 1) {
     throw new ProtocolError('QUEUES_UNSUPPORTED', 'The frontend asks for more than one queue.');
   }
-  const txRingRef = parseU32('tx-ring-ref', await read('tx-ring-ref'));
-  const rxRingRef = parseU32('rx-ring-ref', await read('rx-ring-ref'));
+  const txRingRef = number('tx-ring-ref');
+  const rxRingRef = number('rx-ring-ref');
   if (txRingRef === rxRingRef) {
     throw new ProtocolError('RING_REFS_EQUAL', 'Both rings are in the same page.');
   }
-  const shared = await read('event-channel');
-  const splitTx = shared === undefined ? await read('event-channel-tx') : undefined;
-  const splitRx = shared === undefined ? await read('event-channel-rx') : undefined;
-  const txPort = parseU32(
-    shared === undefined ? 'event-channel-tx' : 'event-channel',
-    shared ?? splitTx,
-  );
-  const rxPort = shared === undefined ? parseU32('event-channel-rx', splitRx) : txPort;
-  if (parseFlag('request-rx-copy', await read('request-rx-copy')) !== true) {
+  const shared = nodes['event-channel'] !== undefined;
+  const txPort = number(shared ? 'event-channel' : 'event-channel-tx');
+  const rxPort = shared ? txPort : number('event-channel-rx');
+  if (!flag('request-rx-copy')) {
     throw new ProtocolError('RX_COPY_REQUIRED', 'The frontend does not set request-rx-copy.');
   }
   return {
@@ -182,10 +191,10 @@ export async function readFrontend(
     txPort,
     rxPort,
     features: {
-      scatterGather: parseFlag('feature-sg', await read('feature-sg')),
-      splitEventChannels: shared === undefined,
-      rxNotify: parseFlag('feature-rx-notify', await read('feature-rx-notify')),
-      checksumOffload: !parseFlag('feature-no-csum-offload', await read('feature-no-csum-offload')),
+      scatterGather: flag('feature-sg'),
+      splitEventChannels: !shared,
+      rxNotify: flag('feature-rx-notify'),
+      checksumOffload: !flag('feature-no-csum-offload'),
     },
   };
 }
@@ -200,8 +209,4 @@ function parseU32(key: string, value: string | undefined): number {
     throw new ProtocolError('FRONTEND_KEY_INVALID', `The frontend's ${key} is no number.`);
   }
   return number;
-}
-
-function parseFlag(key: string, value: string | undefined): boolean {
-  return value !== undefined && parseU32(key, value) !== 0;
 }

@@ -3,6 +3,7 @@
  * permissions, and libxl's own copy, so that `xl network-list` and `xl network-detach` know it.
  */
 import { AlreadyExistsError, NotFoundError } from '../../errors.js';
+import { writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations, StorePermissions } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
 import { vifPaths } from './handshake.js';
@@ -149,8 +150,5 @@ async function writeTree(
 ): Promise<void> {
   await store.mkdir(path);
   await store.setPermissions(path, permissions);
-  for (const [name, value] of Object.entries(nodes)) {
-    await store.write(`${path}/${name}`, value);
-    await store.setPermissions(`${path}/${name}`, permissions);
-  }
+  await writeNodes(store, path, nodes);
 }

@@ -3,6 +3,7 @@
  * where our rings and ports are.
  */
 import { ProtocolError } from '../../errors.js';
+import { readNodes, writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations } from '../../xen/xen.js';
 import { parseXenbusState, XenbusState } from '../../xen/xenbus.js';
 
@@ -52,10 +53,11 @@ export async function readBackendFeatures(
   store: StoreOperations,
   backend: string,
 ): Promise<BackendFeatures> {
-  const flag = async (name: string) => (await store.readIfExists(`${backend}/${name}`)) === '1';
+  const features = ['feature-sg', 'feature-split-event-channels'] as const;
+  const nodes = await readNodes(store, backend, features);
   return {
-    scatterGather: await flag('feature-sg'),
-    splitEventChannels: await flag('feature-split-event-channels'),
+    scatterGather: nodes['feature-sg'] === '1',
+    splitEventChannels: nodes['feature-split-event-channels'] === '1',
   };
 }
 
@@ -63,7 +65,7 @@ export async function readBackendFeatures(
 export async function announce(store: Store, base: string, keys: RingKeys): Promise<void> {
   const split = keys.txPort !== keys.rxPort;
   await store.transaction(async (transaction) => {
-    const nodes: Record<string, string | undefined> = {
+    const nodes = {
       'tx-ring-ref': String(keys.txRingRef),
       'rx-ring-ref': String(keys.rxRingRef),
       'event-channel': split ? undefined : String(keys.txPort),
@@ -75,9 +77,6 @@ export async function announce(store: Store, base: string, keys: RingKeys): Prom
       'feature-no-csum-offload': '1',
       state: String(XenbusState.connected),
     };
-    for (const [name, value] of Object.entries(nodes)) {
-      if (value === undefined) await transaction.rm(`${base}/${name}`);
-      else await transaction.write(`${base}/${name}`, value);
-    }
+    await writeNodes(transaction, base, nodes);
   });
 }
