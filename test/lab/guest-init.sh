@@ -23,6 +23,8 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
+# The console's node may come a moment after init has started.
+until [ -c /dev/hvc0 ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
 # From here on the console belongs to the protocol; dmesg still has every message of the kernel.
 dmesg -n 1

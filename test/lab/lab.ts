@@ -77,7 +77,8 @@ export class Lab {
       fillDom0Folder(machine.share);
       await machine.start(
         (socket) => port.connect(socket),
-        () => port.abandon(new LabError(`dom0 has ended; see ${machine.consoleLog}`)),
+        () =>
+          port.abandon(new LabError(`dom0 is gone (${machine.ending}); see ${machine.consoleLog}`)),
       );
       await followBoot(machine, port, options.onProgress ?? (() => undefined));
     } catch (fault) {
@@ -174,7 +175,7 @@ export class Lab {
   async shutdown(): Promise<void> {
     this.spawn('sync; busybox poweroff -f');
     const end = Date.now() + deadlines.powerOffMs;
-    while (!this.#machine.hasEnded && Date.now() < end) await sleep(CONSOLE_POLL_MS);
+    while (this.#machine.ending === undefined && Date.now() < end) await sleep(CONSOLE_POLL_MS);
     this.#machine.kill();
   }
 }
@@ -205,7 +206,8 @@ async function followBoot(
       stepStart = Date.now();
       onProgress(STEPS[at]?.means ?? '');
     }
-    if (machine.hasEnded) throw failure(machine, step.means, endedBecause(machine, lines));
+    if (machine.ending !== undefined)
+      throw failure(machine, step.means, endedBecause(machine, lines));
     if (Date.now() - stepStart > step.limitMs) {
       throw failure(machine, step.means, `it took longer than ${step.limitMs} ms`);
     }
@@ -215,8 +217,9 @@ async function followBoot(
 
 function endedBecause(machine: Machine, lines: readonly string[]): string {
   const panic = lines.find((line) => /panic/i.test(line));
-  const reason = panic?.replace(/^\(XEN\)|^\[.*?\]/, '').trim() ?? machine.lastComplaint();
-  return `the machine ended${reason === undefined || reason === '' ? '' : ` (${reason})`}`;
+  const reason =
+    panic?.replace(/^\(XEN\)|^\[.*?\]/, '').trim() || machine.lastComplaint() || machine.ending;
+  return `the machine ended (${reason})`;
 }
 
 function failure(machine: Machine, step: string, why: string): LabError {

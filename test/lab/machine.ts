@@ -39,7 +39,7 @@ export class Machine {
   readonly #server: Server;
   #qemu: ChildProcess | undefined;
   #socket: Socket | undefined;
-  #ended = false;
+  #ending: string | undefined;
 
   constructor(options: MachineOptions) {
     this.#options = options;
@@ -56,8 +56,9 @@ export class Machine {
     return join(this.folder, 'share');
   }
 
-  get hasEnded(): boolean {
-    return this.#ended;
+  /** How QEMU ended, once it has. */
+  get ending(): string | undefined {
+    return this.#ending;
   }
 
   /** Starts QEMU; `onPort` gets the other end of dom0's virtio serial port. */
@@ -82,12 +83,15 @@ export class Machine {
       { stdio: ['ignore', errors, errors] },
     );
     closeSync(errors);
-    const ended = (): void => {
-      this.#ended = true;
-      onEnd();
-    };
-    this.#qemu.once('error', ended);
-    this.#qemu.once('exit', ended);
+    this.#qemu.once('error', (fault) => this.#end(`QEMU did not start: ${fault.message}`, onEnd));
+    this.#qemu.once('exit', (code, signal) => {
+      this.#end(signal === null ? `QEMU ended with ${code}` : `QEMU was ended by ${signal}`, onEnd);
+    });
+  }
+
+  #end(how: string, onEnd: () => void): void {
+    this.#ending = how;
+    onEnd();
   }
 
   #arguments(initrd: string, portPath: string): string[] {

@@ -111,7 +111,7 @@ export function errorFromStatus(
 }
 
 /** Whether the same call, made again a little later, may succeed. */
-export function isUnavailable(error: unknown): boolean {
+export function isUnavailable(error: unknown): error is XenvifClientError {
   return error instanceof XenvifClientError && error.grpcStatus === 'UNAVAILABLE';
 }
 

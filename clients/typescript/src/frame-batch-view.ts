@@ -25,23 +25,28 @@ const CHECKSUM_VERIFIED = 1 << 3;
 const SEGMENTATION_SHIFT = 4;
 const SEGMENT_BYTES_SHIFT = 16;
 
-/** What the decoder found. A column is undefined where every entry is zero. */
+/**
+ * What the decoder found. All columns lie in `cells`, one after the other: `offsets` and so on say
+ * where each begins; -1: it is absent, for every entry is zero.
+ */
 export interface FrameBatchColumns {
   readonly bytes: Buffer;
+  readonly count: number;
   readonly byteCount: number;
   readonly baseTimeNs: bigint;
   readonly firstSequence: bigint;
-  readonly offsets: Uint32Array;
-  readonly lengths: Uint32Array;
-  readonly timeDeltas: Uint32Array | undefined;
-  readonly originalLengths: Uint32Array | undefined;
-  readonly vifIndices: Uint32Array | undefined;
-  readonly flags: Uint32Array | undefined;
+  readonly cells: Uint32Array;
+  readonly offsets: number;
+  readonly lengths: number;
+  readonly timeDeltas: number;
+  readonly originalLengths: number;
+  readonly vifIndices: number;
+  readonly flags: number;
 }
 
 /**
  * A batch of frames. Frame `i`, from 0 to `count - 1`, is `bytes[offset(i) .. offset(i) + length(i))`:
- * a loop over that allocates nothing. An index out of range answers 0.
+ * a loop over that allocates nothing. The index is not checked.
  */
 export class FrameBatchView {
   /** The message that brought the frames. It stays as it is for as long as somebody holds it. */
@@ -54,25 +59,37 @@ export class FrameBatchView {
   readonly baseTimeNs: bigint;
   /** The number of the first frame in its stream; the others follow without a gap. */
   readonly firstSequence: bigint;
-  readonly #columns: FrameBatchColumns;
+  readonly #cells: Uint32Array;
+  readonly #offsets: number;
+  readonly #lengths: number;
+  readonly #timeDeltas: number;
+  readonly #originalLengths: number;
+  readonly #vifIndices: number;
+  readonly #flags: number;
 
   constructor(columns: FrameBatchColumns) {
     this.bytes = columns.bytes;
-    this.count = columns.offsets.length;
+    this.count = columns.count;
     this.byteCount = columns.byteCount;
     this.baseTimeNs = columns.baseTimeNs;
     this.firstSequence = columns.firstSequence;
-    this.#columns = columns;
+    this.#cells = columns.cells;
+    this.#offsets = columns.offsets;
+    this.#lengths = columns.lengths;
+    this.#timeDeltas = columns.timeDeltas;
+    this.#originalLengths = columns.originalLengths;
+    this.#vifIndices = columns.vifIndices;
+    this.#flags = columns.flags;
   }
 
   /** Where frame `index` starts in `bytes`. */
   offset(index: number): number {
-    return this.#columns.offsets[index] ?? 0;
+    return this.#cells[this.#offsets + index] as number;
   }
 
   /** How many bytes of frame `index` are here; with a snaplen fewer than it had. */
   length(index: number): number {
-    return this.#columns.lengths[index] ?? 0;
+    return this.#cells[this.#lengths + index] as number;
   }
 
   /** The bytes of frame `index`, without a copy: they keep the whole message in memory. */
@@ -83,12 +100,12 @@ export class FrameBatchView {
 
   /** How many bytes frame `index` had when it passed. */
   originalLength(index: number): number {
-    return this.#columns.originalLengths?.[index] || this.length(index);
+    return this.#cell(this.#originalLengths, index) || this.length(index);
   }
 
   /** How much later than `baseTimeNs` frame `index` passed, in nanoseconds. */
   timeDeltaNs(index: number): number {
-    return this.#columns.timeDeltas?.[index] ?? 0;
+    return this.#cell(this.#timeDeltas, index);
   }
 
   /** When frame `index` passed: nanoseconds since 1970. */
@@ -103,12 +120,12 @@ export class FrameBatchView {
 
   /** Which vif frame `index` passed, as an index into the vifs that the stream was opened with. */
   vifIndex(index: number): number {
-    return this.#columns.vifIndices?.[index] ?? 0;
+    return this.#cell(this.#vifIndices, index);
   }
 
   /** The flags of frame `index` as the contract packs them. */
   flags(index: number): number {
-    return this.#columns.flags?.[index] ?? 0;
+    return this.#cell(this.#flags, index);
   }
 
   direction(index: number): Direction {
@@ -131,5 +148,9 @@ export class FrameBatchView {
       type: type === 1 ? 'tcpv4' : 'tcpv6',
       segmentBytes: flags >>> SEGMENT_BYTES_SHIFT,
     };
+  }
+
+  #cell(column: number, index: number): number {
+    return column < 0 ? 0 : (this.#cells[column + index] as number);
   }
 }

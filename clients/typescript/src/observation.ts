@@ -3,7 +3,7 @@
  * happens to the stream. Opened again when the connection is lost.
  */
 import type { Connection } from './connection.js';
-import { isUnavailable } from './errors.js';
+import { isUnavailable, type XenvifClientError } from './errors.js';
 import { type Frame, FrameIterator } from './frame.js';
 import type { FrameBatchView } from './frame-batch-view.js';
 import { FrameCall, type FrameEventMessage } from './frame-call.js';
@@ -33,6 +33,8 @@ export type ObservationEvent =
       readonly phase: VifPhase;
       readonly reason: string;
     }
+  /** The connection was lost; the SDK tries to open the stream again until it is ended. */
+  | { readonly type: 'disconnected'; readonly error: XenvifClientError }
   /**
    * The connection was lost and is back. What passed meanwhile is missing and not counted; sequence
    * numbers start anew. `sameBoot`: the daemon was not started anew.
@@ -102,6 +104,7 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
   async *events(): AsyncGenerator<ObservationEvent, undefined, undefined> {
     const backoff = new Backoff();
     let bootId: string | undefined;
+    let isDown = false;
     try {
       for (;;) {
         try {
@@ -110,6 +113,7 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
             yield { type: 'reconnected', opened, sameBoot: bootId === opened.bootId };
           }
           bootId = opened.bootId;
+          isDown = false;
           backoff.reset();
           for (;;) {
             const message = await this.#call.next();
@@ -120,9 +124,14 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
         } catch (error) {
           if (this.#stopping.signal.aborted) return undefined;
           if (bootId === undefined || !this.#mayResume(error)) throw error;
+          if (this.#isComplete) return undefined;
+          // Attempts that fail, too, are one loss of the connection.
+          if (!isDown) {
+            isDown = true;
+            this.#lost.reconnects += 1;
+            yield { type: 'disconnected', error };
+          }
         }
-        if (this.#isComplete) return undefined;
-        this.#lost.reconnects += 1;
         await pause(backoff.nextMs(), this.#anySignal());
         if (this.#stopping.signal.aborted) return undefined;
         this.#call = this.#openCall();
@@ -169,7 +178,7 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
     }
   }
 
-  #mayResume(error: unknown): boolean {
+  #mayResume(error: unknown): error is XenvifClientError {
     return isUnavailable(error) && (this.#options.reconnect ?? true);
   }
 

@@ -79,6 +79,8 @@ async function capture(session: Session, vifs: string[], options: CaptureOptions
   } catch (error) {
     // Whoever read the pipe has seen enough.
     if (isBrokenPipe(error)) return;
+    // What was captured before, for example, the vif went away shall still be a whole file.
+    await sink.end().catch(() => {});
     throw error;
   } finally {
     if (timer) clearTimeout(timer);
@@ -125,8 +127,12 @@ async function pump(
       case 'lost':
         sink.lost(event.lost);
         break;
+      case 'disconnected':
+        tally.note(event.error.message);
+        break;
       case 'reconnected':
         sink.reconnected();
+        tally.note('The connection is back; what passed meanwhile is missing.');
         break;
       case 'status':
         tally.note(`${event.vif}: ${event.phase} (${event.reason})`);

@@ -167,6 +167,23 @@ describe('the decoder of frame batches', () => {
     }
   });
 
+  it('leaves batches as they are when others are decoded', () => {
+    const batches = Array.from({ length: 200 }, (_, seed) => anyBatch(random(seed)));
+    const views = batches.map((batch) => {
+      return decodeFrameBatch(Buffer.from(FrameBatch.encode(batch).finish()));
+    });
+    batches.forEach((batch, index) => {
+      expectSame(views[index] as FrameBatchView, batch);
+    });
+    const many = {
+      ...anyBatch(random(1)),
+      frames: new Array<Buffer>(70_000).fill(Buffer.alloc(14)),
+    };
+    const columns = { timeDeltaNs: [], originalLength: [], vifIndex: [], flags: [] };
+    const bytes = Buffer.from(FrameBatch.encode({ ...many, ...columns }).finish());
+    expectSame(decodeFrameBatch(bytes), { ...many, ...columns });
+  });
+
   it('reads a batch in the middle of a larger buffer', () => {
     const batch = anyBatch(random(7));
     const bytes = Buffer.from(FrameBatch.encode(batch).finish());

@@ -200,7 +200,7 @@ describe('an observation', () => {
       }
       if (event.type === 'reconnected') expect(event.sameBoot).toBe(true);
     }
-    expect(seen).toEqual(['batch', 'reconnected', 'batch']);
+    expect(seen).toEqual(['batch', 'disconnected', 'reconnected', 'batch']);
     expect(observation.lost.reconnects).toBe(1);
   });
 

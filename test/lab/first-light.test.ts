@@ -1,0 +1,217 @@
+/**
+ * The whole way on real Xen: a Linux guest's netfront, our netback in dom0, an unprivileged program
+ * on a gRPC stream that answers the guest, a capture beside it, and a daemon that is replaced under
+ * the guests' pings. The tests follow one another on one machine.
+ */
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { sleep } from './deferred.js';
+import type { Dom0Process } from './dom0-port.js';
+import type { Guest } from './guest.js';
+import { Lab } from './lab.js';
+
+const checkout = join(import.meta.dirname, '..', '..');
+const logDir = join(import.meta.dirname, 'logs', 'first-light');
+const XENVIF = `node ${checkout}/clients/cli/bin/xenvif.js`;
+const NOBODY = 'setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp';
+const CLIENT_ADDRESS = '10.0.0.99';
+const PINGS = 20;
+const CAPTURE = '/tmp/first-light.pcapng';
+
+let lab: Lab;
+let daemon: Dom0Process;
+let first: Guest;
+let second: Guest;
+
+/** Starts this checkout's daemon in dom0 and waits until it serves. */
+async function startDaemon(): Promise<Dom0Process> {
+  const command = `exec node ${checkout}/dist/main.js --xen native --log-format json`;
+  const child = lab.spawn(command);
+  for (let waited = 0; waited < 60_000; waited += 100) {
+    if (child.stderr().includes('"msg":"ready"')) return child;
+    if (!child.running) break;
+    await sleep(100);
+  }
+  throw new Error(`xenvifd did not start: ${child.stderr()}`);
+}
+
+/** Runs the command in dom0 and returns what it printed as JSON. */
+async function xenvif(command: string): Promise<unknown> {
+  return JSON.parse(await lab.check(`${XENVIF} --json ${command}`, { timeoutMs: 60_000 }));
+}
+
+async function waitForOutput(process: Dom0Process, text: string): Promise<void> {
+  for (let waited = 0; waited < 60_000; waited += 100) {
+    if (`${process.stdout()}${process.stderr()}`.includes(text)) return;
+    await sleep(100);
+  }
+  throw new Error(`"${text}" was not printed: ${process.stdout()}${process.stderr()}`);
+}
+
+/** Packets and bytes of eth0 as the guest's kernel counts them. */
+async function guestCounters(guest: Guest) {
+  const { stdout } = await guest.run('grep eth0 /proc/net/dev');
+  const numbers = stdout
+    .replace(/^.*eth0:/, '')
+    .trim()
+    .split(/\s+/)
+    .map(Number);
+  const [rxBytes = 0, rxPackets = 0] = numbers;
+  const [txBytes = 0, txPackets = 0] = numbers.slice(8);
+  return { rxBytes, rxPackets, txBytes, txPackets };
+}
+
+/** The same as our daemon counts them. */
+async function daemonCounters(domid: number) {
+  const [stats] = (await xenvif(`stats ${domid}.0`)) as {
+    tx: { packets: number; bytes: number; drops: unknown[] };
+    rx: { packets: number; bytes: number; drops: unknown[] };
+  }[];
+  if (stats === undefined) throw new Error('No statistics.');
+  const { rx, tx } = stats;
+  return {
+    // Linux's netfront counts a received frame without its 14 bytes of Ethernet header.
+    rxBytes: rx.bytes - 14 * rx.packets,
+    rxPackets: rx.packets,
+    txBytes: tx.bytes,
+    txPackets: tx.packets,
+    drops: [...rx.drops, ...tx.drops],
+  };
+}
+
+beforeAll(async () => {
+  lab = await Lab.boot({ logDir });
+  daemon = await startDaemon();
+  first = await lab.createGuest({
+    name: 'first',
+    address: '10.0.0.1/24',
+    mac: '00:16:3e:00:00:01',
+  });
+});
+afterAll(async () => {
+  if (daemon !== undefined) writeFileSync(join(logDir, 'xenvifd.log'), daemon.stderr());
+  await lab?.shutdown();
+});
+
+describe('first light on real Xen', () => {
+  test('the guest’s netfront reaches Connected', async () => {
+    const domid = await first.domid();
+    const state = await lab.check(`xenstore-read /local/domain/${domid}/device/vif/0/state`);
+    expect(state.trim()).toBe('4');
+    const vif = await xenvif(`get ${domid}.0`);
+    expect(vif).toMatchObject({
+      name: `vifs/${domid}.0`,
+      spec: { mac: '00:16:3e:00:00:01' },
+      status: { phase: 'connected', reason: 'CONNECTED' },
+    });
+  });
+
+  test('an unprivileged process answers the guest’s ARP and pings, and a capture has them all', async () => {
+    const domid = await first.domid();
+    const capture = lab.spawn(`exec ${XENVIF} capture ${domid}.0 -w ${CAPTURE}`);
+    const example = `${checkout}/clients/typescript/examples/answer-pings.mjs`;
+    const host = lab.spawn(
+      `XENVIF_ADDRESS=127.0.0.1:7637 exec ${NOBODY} node ${example} ${domid}.0 ${CLIENT_ADDRESS}`,
+    );
+    await waitForOutput(host, `${CLIENT_ADDRESS} is at`);
+    const identity = await lab.check(`ps -o uid= -p $(pgrep -f '^node .*answer-pings')`);
+    expect(identity.trim()).toBe('65534');
+    for (;;) {
+      const { streams } = (await xenvif('host')) as { streams?: number; frameStreams?: number } & {
+        [key: string]: unknown;
+      } as { streams: number };
+      if (streams === undefined || streams >= 2) break;
+    }
+    const { stdout } = await first.run(`ping -c ${PINGS} -i 0.2 -W 5 ${CLIENT_ADDRESS}`, {
+      timeoutMs: 60_000,
+    });
+    expect(stdout).toContain(`${PINGS} packets transmitted, ${PINGS} packets received`);
+    await sleep(500);
+    capture.kill('SIGINT');
+    expect((await capture.wait()).code).toBe(0);
+    host.kill('SIGINT');
+    await host.wait();
+    const file = join(logDir, 'capture.pcapng');
+    writeFileSync(file, await lab.readFile(CAPTURE));
+    const count = (filter: string) =>
+      execFileSync('tshark', ['-r', file, '-Y', filter], {
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      })
+        .split('\n')
+        .filter((line) => line !== '').length;
+    expect(count(`icmp.type == 8 && ip.dst == ${CLIENT_ADDRESS}`)).toBe(PINGS);
+    expect(count(`icmp.type == 0 && ip.src == ${CLIENT_ADDRESS}`)).toBe(PINGS);
+    expect(count('icmp.resp_to')).toBe(PINGS);
+    expect(count('arp.opcode == 2')).toBeGreaterThan(0);
+    expect(count('_ws.malformed || icmp.checksum.status == 0 || ip.checksum.status == 0')).toBe(0);
+  });
+
+  test('statistics equal the guest’s own, to the frame and the byte', async () => {
+    const domid = await first.domid();
+    // The guest may send of its own accord while we ask: equal counters before and after the
+    // question mean that nothing moved in between.
+    for (let attempt = 0; attempt < 20; attempt += 1) {
+      const before = await guestCounters(first);
+      const { drops, ...ours } = await daemonCounters(domid);
+      const after = await guestCounters(first);
+      if (JSON.stringify(before) !== JSON.stringify(after)) continue;
+      expect(ours).toEqual(after);
+      expect(drops).toEqual([]);
+      expect(ours.txPackets).toBeGreaterThanOrEqual(PINGS);
+      return;
+    }
+    throw new Error('The guest’s counters never stood still.');
+  });
+
+  test('the daemon is stopped and started again under a ping between two guests', async () => {
+    second = await lab.createGuest({
+      name: 'second',
+      address: '10.0.0.2/24',
+      mac: '00:16:3e:00:00:02',
+    });
+    const carrier = 'cat /sys/class/net/eth0/carrier_changes';
+    const before = (await first.run(carrier)).stdout;
+    const { stdout: warm } = await first.run('ping -c 5 -i 0.2 -W 5 10.0.0.2');
+    expect(warm).toContain('5 packets received');
+    const pinging = first.run('ping -c 150 -i 0.1 -W 5 10.0.0.2', { timeoutMs: 120_000 });
+    await sleep(2000);
+    daemon.kill('SIGTERM');
+    expect((await daemon.wait()).code).toBe(0);
+    daemon = await startDaemon();
+    const { stdout } = await pinging;
+    const received = Number(/(\d+) packets received/.exec(stdout)?.[1]);
+    console.log(`pings over a restart: ${stdout.split('\n').at(-3) ?? ''}`);
+    // What the guests send while nobody listens waits on their rings and is not lost.
+    expect(received).toBeGreaterThanOrEqual(149);
+    expect((await first.run(carrier)).stdout).toBe(before);
+    const state = await lab.check(
+      `xenstore-read /local/domain/${await first.domid()}/device/vif/0/state`,
+    );
+    expect(state.trim()).toBe('4');
+    expect(daemon.stderr()).toContain('"adopted":true');
+  });
+
+  test('a destroyed guest leaves no zombie, and its vif is gone', async () => {
+    const domid = await first.domid();
+    await first.destroy();
+    for (let waited = 0; ; waited += 200) {
+      const { stdout } = await lab.run('xl list');
+      if (!stdout.includes('first') && !stdout.includes('(null)')) break;
+      if (waited > 10_000) throw new Error(`A zombie is left: ${stdout}`);
+      await sleep(200);
+    }
+    const names = ((await xenvif('ls')) as { name: string }[]).map(({ name }) => name);
+    expect(names).not.toContain(`vifs/${domid}.0`);
+    expect(names).toHaveLength(1);
+  });
+
+  test('a second daemon refuses to start, in one line', async () => {
+    const command = `node ${checkout}/dist/main.js --xen native --socket /tmp/other.sock --tcp off`;
+    const { code, stderr } = await lab.run(command, { timeoutMs: 60_000 });
+    expect(code).toBe(1);
+    expect(stderr.trim()).toMatch(/^xenvifd: .* \(ALREADY_RUNNING\)$/);
+  });
+});
