@@ -50,7 +50,7 @@ part install npm ci --no-audit --no-fund --loglevel=error || finish
 part lint npm run --silent lint
 part drift no_drift
 part build npm run --silent build || finish
-part types npx tsc -p test
+part types sh -c 'npx tsc -p test && npx tsc -p clients/typescript/examples && npx tsc -p test/bench && npx tsc -p test/lab'
 part unit npx vitest run --project unit
 part golden npx vitest run --project golden
 part e2e npx vitest run --project e2e

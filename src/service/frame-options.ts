@@ -10,8 +10,10 @@ import {
   type OpenFrames,
   OverflowPolicy,
 } from '../gen/xenvif/v1/frame_service.js';
+import type { LocalMemory } from '../xen/local-memory.js';
 import type { ChunkLimits } from './frame-chunk.js';
 import type { FrameSelector } from './frame-stream.js';
+import { PcapFilter } from './pcap-filter.js';
 
 const KIB = 1024;
 const QUEUE_BYTES_MIN = 64 * KIB;
@@ -36,8 +38,8 @@ export interface OpenedFrames {
   readonly creditBytes: number | undefined;
 }
 
-/** @throws InvalidArgumentError and UnimplementedError, each naming the field. */
-export function checkOpen(open: OpenFrames, limits: Config['limits']): OpenedFrames {
+/** @throws InvalidArgumentError and UnimplementedError about the mode and the vifs named. */
+export function checkVifNames(open: OpenFrames): void {
   if (open.mode === FrameMode.UNSPECIFIED) {
     const text = 'A stream is opened with mode FRAME_MODE_OBSERVE or FRAME_MODE_ATTACH.';
     throw new InvalidArgumentError('MODE_MISSING', 'open.mode', text);
@@ -54,6 +56,14 @@ export function checkOpen(open: OpenFrames, limits: Config['limits']): OpenedFra
   if (new Set(open.vifs).size < open.vifs.length) {
     throw new InvalidArgumentError('VIF_REPEATED', 'open.vifs', 'A vif is named twice.');
   }
+}
+
+/** @throws InvalidArgumentError and UnimplementedError, each naming the field. */
+export function checkOpen(
+  open: OpenFrames,
+  limits: Config['limits'],
+  memory: LocalMemory,
+): OpenedFrames {
   const queueBytes = Number(open.limits?.queueBytes ?? 0n) || limits.frameQueueBytes;
   between('open.limits.queue_bytes', queueBytes, QUEUE_BYTES_MIN, QUEUE_BYTES_MAX);
   const bytes = open.batching?.bytes || CHUNK_BYTES_DEFAULT;
@@ -65,7 +75,7 @@ export function checkOpen(open: OpenFrames, limits: Config['limits']): OpenedFra
   const { initialCreditBytes } = open;
   return {
     mode: open.mode,
-    selector: checkSelection(open.selection, 'open.selection'),
+    selector: checkSelection(open.selection, memory, 'open.selection'),
     queueBytes,
     framesMax: Number(open.limits?.frames ?? 0n),
     chunk: { bytes: Math.min(bytes, queueBytes), frames },
@@ -78,16 +88,17 @@ export function checkOpen(open: OpenFrames, limits: Config['limits']): OpenedFra
 
 export function checkSelection(
   selection: FrameSelection | undefined,
+  memory: LocalMemory,
   field: string,
 ): FrameSelector {
   if (selection === undefined) return { direction: 0, snaplen: FRAME_BYTES_MAX, sampleOneIn: 1 };
-  if (selection.filter !== '') {
-    throw new UnimplementedError('selection.filter is not implemented in this version.');
-  }
   const snaplen = selection.snaplen || FRAME_BYTES_MAX;
   between(`${field}.snaplen`, snaplen, FRAME_BYTES_MIN, FRAME_BYTES_MAX);
   between(`${field}.sample_one_in`, selection.sampleOneIn, 0, SAMPLE_MAX);
-  return { direction: selection.direction, snaplen, sampleOneIn: selection.sampleOneIn };
+  const { direction, filter, sampleOneIn } = selection;
+  if (filter === '') return { direction, snaplen, sampleOneIn };
+  const compiled = PcapFilter.compile(filter, memory, `${field}.filter`);
+  return { direction, snaplen, sampleOneIn, filter: compiled };
 }
 
 /** @throws InvalidArgumentError FRAME_TOO_SHORT, FRAME_TOO_LONG. */

@@ -30,6 +30,7 @@ import {
   checkFrame,
   checkOpen,
   checkSelection,
+  checkVifNames,
   type OpenedFrames,
   toOutcome,
 } from './frame-options.js';
@@ -134,15 +135,17 @@ export class FrameService {
       throw new ResourceExhaustedError('TOO_MANY_STREAMS', text);
     }
     const open = request.message.value;
-    const options = checkOpen(open, this.#limits);
+    checkVifNames(open);
     const devices = open.vifs.map((name, index) =>
       this.#registry.find(name, `open.vifs[${index}]`),
     );
     const [device] = devices;
-    if (options.mode === FrameMode.ATTACH && device !== undefined && this.#attached.has(device)) {
+    if (open.mode === FrameMode.ATTACH && device !== undefined && this.#attached.has(device)) {
       const text = `Another client is attached to ${device.name}.`;
       throw new AlreadyExistsError('VIF_ATTACHED', text, { vif: device.name });
     }
+    // The last check, for it makes a filter, which only a session gives back.
+    const options = checkOpen(open, this.#limits, this.#xen.memory);
     const session = new FrameSession({
       call,
       devices,
@@ -185,12 +188,15 @@ class FrameSession {
   readonly #ends: (() => void)[] = [];
   readonly #gone = new Set<NetbackDevice>();
   readonly #outcomes: Uint8Array;
+  /** The reason that the client knows of each vif. */
+  readonly #reported: string[];
 
   constructor(parts: SessionParts) {
     const { call, options } = parts;
     this.devices = parts.devices;
     this.#parts = parts;
     this.#outcomes = new Uint8Array(parts.stage.batch.capacity);
+    this.#reported = parts.devices.map((device) => device.status.reason);
     this.#stream = new FrameStream(options.selector, {
       ...options,
       memory: parts.memory,
@@ -242,7 +248,7 @@ class FrameSession {
         this.#stream.addCredit(Number(message.value.bytes));
         break;
       case 'selection':
-        this.#stream.selector = checkSelection(message.value, 'selection');
+        this.#stream.select(checkSelection(message.value, this.#parts.memory, 'selection'));
         break;
       case 'open':
         throw new InvalidArgumentError('ALREADY_OPEN', 'open', 'The stream is open already.');
@@ -275,16 +281,13 @@ class FrameSession {
   }
 
   #reportStatus(device: NetbackDevice, deleted: boolean): void {
-    this.#stream.send({
-      message: {
-        $case: 'status',
-        value: {
-          vifIndex: this.devices.indexOf(device),
-          phase: deleted ? VifPhase.DELETING : phaseOf(device),
-          reason: deleted ? 'VIF_DELETED' : device.status.reason,
-        },
-      },
-    });
+    const phase = deleted ? VifPhase.DELETING : phaseOf(device);
+    const reason = deleted ? 'VIF_DELETED' : device.status.reason;
+    const vifIndex = this.devices.indexOf(device);
+    if (this.#reported[vifIndex] !== reason) {
+      this.#reported[vifIndex] = reason;
+      this.#stream.send({ message: { $case: 'status', value: { vifIndex, phase, reason } } });
+    }
     if (deleted) this.#gone.add(device);
     if (this.#gone.size < this.devices.length) return;
     this.#stream.flush();

@@ -26,6 +26,14 @@ export interface FrameSelector {
   readonly direction: number;
   readonly snaplen: number;
   readonly sampleOneIn: number;
+  /** The stream's from here on: it frees the filter when it is done with it. */
+  readonly filter?: FrameFilter;
+}
+
+/** Looks at the frame of `length` bytes at `offset` of local memory. */
+export interface FrameFilter {
+  matches(offset: number, length: number): boolean;
+  free(): void;
 }
 
 export interface FrameStreamOptions {
@@ -61,7 +69,7 @@ const FRAME_BYTES_MAX = 65535;
 const BURST_MS = 1;
 
 export class FrameStream {
-  selector: FrameSelector;
+  #selector: FrameSelector;
   readonly #options: FrameStreamOptions;
   readonly #waiting: Waiting[] = [];
   readonly #spare: FrameChunk[] = [];
@@ -82,7 +90,7 @@ export class FrameStream {
   #closed = false;
 
   constructor(selector: FrameSelector, options: FrameStreamOptions) {
-    this.selector = selector;
+    this.#selector = selector;
     this.#options = options;
     this.#creditBytes = options.creditBytes;
     // Full chunks are as many as the queue's bytes allow; the others end at a loss or a message.
@@ -94,13 +102,22 @@ export class FrameStream {
     return this.#waitingBytes;
   }
 
+  /** Changes what the stream takes from now on. */
+  select(selector: FrameSelector): void {
+    this.#selector.filter?.free();
+    this.#selector = selector;
+  }
+
   /** Takes what the selector wants of a batch of vif number `vifIndex`. */
   push(batch: FrameBatch, vifIndex: number): void {
     if (this.#ended) return;
-    const { direction, snaplen, sampleOneIn } = this.selector;
+    const { direction, filter, snaplen, sampleOneIn } = this.#selector;
     for (let index = 0; index < batch.count; index += 1) {
       const flags = batch.flag(index);
       if (direction !== 0 && (flags & 0b11) !== direction) continue;
+      if (filter !== undefined && !filter.matches(batch.offset(index), batch.length(index))) {
+        continue;
+      }
       if (sampleOneIn > 1) {
         this.#sampled = (this.#sampled + 1) % sampleOneIn;
         if (this.#sampled !== 1) continue;
@@ -139,8 +156,10 @@ export class FrameStream {
 
   /** Gives all memory back, except what gRPC still reads: that follows when it is done. */
   close(): void {
+    if (this.#closed) return;
     this.#ended = true;
     this.#closed = true;
+    this.#selector.filter?.free();
     this.#cancelFlush();
     for (const waiting of this.#waiting) {
       if (waiting.kind === 'chunk') waiting.chunk.region.free();

@@ -223,20 +223,20 @@ export class VifService {
     const wanted = (vif: Vif) =>
       (request.domid === undefined || vif.name.startsWith(`vifs/${request.domid}.`)) &&
       matchesLabels(vif.labels, request.labels);
+    const resumeToken = this.#registry.tokenOf(this.#registry.sequence);
     const send = (change: VifChange) => {
       if (wanted(change.vif)) call.write(this.#toResponse(change));
     };
     if (request.resumeToken === '') {
-      const resumeToken = this.#registry.tokenOf(this.#registry.sequence);
       for (const device of this.#registry.netback.list()) {
         const vif = toVif(device);
         if (!wanted(vif)) continue;
         call.write({ event: { $case: 'updated', value: vif }, resumeToken });
       }
-      call.write({ event: { $case: 'synced', value: {} }, resumeToken });
     } else {
       for (const change of this.#registry.changesAfter(request.resumeToken)) send(change);
     }
+    call.write({ event: { $case: 'synced', value: {} }, resumeToken });
     await this.#follow(call, send, signal);
   }
 

@@ -199,6 +199,30 @@ describe('frames', () => {
     }
   });
 
+  test('a filter means what it means to tcpdump', async () => {
+    const seen: number[] = [];
+    for await (const frame of client.observe('vifs/1.0', {
+      filter: 'icmp[icmptype] == icmp-echo',
+    })) {
+      seen.push(frame.data[34] as number);
+      if (seen.length === 4) break;
+    }
+    expect(seen).toEqual([8, 8, 8, 8]);
+    for await (const frame of client.observe('vifs/1.0', { filter: 'arp' })) {
+      expect([...frame.data.subarray(12, 14)]).toEqual([8, 6]);
+      break;
+    }
+  });
+
+  const filters = ['tcp port', 'host example.org', 'frob', 'host dead.beef', 'x'.repeat(2000)];
+  test.each(filters)('the filter %.20s is refused', async (filter) => {
+    const reading = (async () => {
+      for await (const _ of client.observe('vifs/1.0', { filter })) break;
+    })();
+    const error = await failure(reading);
+    expect(error).toMatchObject({ grpcStatus: 'INVALID_ARGUMENT', code: 'FILTER_INVALID' });
+  });
+
   test('a NIC that is attached hears the guest and is heard by it', async () => {
     const before = (await client.stats.get(['1.0']))[0]?.rx.packets ?? 0;
     const nic = await client.attach('vifs/1.0');

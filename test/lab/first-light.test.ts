@@ -23,7 +23,6 @@ const CAPTURE = '/tmp/first-light.pcapng';
 let lab: Lab;
 let daemon: Dom0Process;
 let first: Guest;
-let second: Guest;
 
 /** Starts this checkout's daemon in dom0 and waits until it serves. */
 async function startDaemon(): Promise<Dom0Process> {
@@ -48,6 +47,15 @@ async function waitForOutput(process: Dom0Process, text: string): Promise<void> 
     await sleep(100);
   }
   throw new Error(`"${text}" was not printed: ${process.stdout()}${process.stderr()}`);
+}
+
+/** Waits until so many streams of frames are open. */
+async function waitForStreams(count: number): Promise<void> {
+  for (let attempt = 0; attempt < 20; attempt += 1) {
+    const { frameStreams } = (await xenvif('host')) as { frameStreams: number };
+    if (frameStreams >= count) return;
+  }
+  throw new Error(`There are not ${count} streams of frames.`);
 }
 
 /** Packets and bytes of eth0 as the guest's kernel counts them. */
@@ -118,12 +126,7 @@ describe('first light on real Xen', () => {
     await waitForOutput(host, `${CLIENT_ADDRESS} is at`);
     const identity = await lab.check(`ps -o uid= -p $(pgrep -f '^node .*answer-pings')`);
     expect(identity.trim()).toBe('65534');
-    for (;;) {
-      const { streams } = (await xenvif('host')) as { streams?: number; frameStreams?: number } & {
-        [key: string]: unknown;
-      } as { streams: number };
-      if (streams === undefined || streams >= 2) break;
-    }
+    await waitForStreams(2);
     const { stdout } = await first.run(`ping -c ${PINGS} -i 0.2 -W 5 ${CLIENT_ADDRESS}`, {
       timeoutMs: 60_000,
     });
@@ -167,7 +170,7 @@ describe('first light on real Xen', () => {
   });
 
   test('the daemon is stopped and started again under a ping between two guests', async () => {
-    second = await lab.createGuest({
+    await lab.createGuest({
       name: 'second',
       address: '10.0.0.2/24',
       mac: '00:16:3e:00:00:02',

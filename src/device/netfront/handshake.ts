@@ -2,7 +2,7 @@
  * The frontend's half of the handshake in XenStore: which backend we have, what it offers, and
  * where our rings and ports are.
  */
-import { ProtocolError } from '../../errors.js';
+import { ProtocolError, StoreError } from '../../errors.js';
 import { readNodes, writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations } from '../../xen/xen.js';
 import { parseXenbusState, XenbusState } from '../../xen/xenbus.js';
@@ -45,8 +45,20 @@ export async function readConfiguration(
   return { backend, backendDomid, mac: mac.toLowerCase(), mtu };
 }
 
-export async function readBackendState(store: StoreOperations, backend: string) {
-  return parseXenbusState(await store.readIfExists(`${backend}/state`));
+/**
+ * The backend's state; unknown when its directory is gone. Where a guest may not look into the
+ * directory above, xenstored answers EACCES for a node that is not there.
+ */
+export async function readBackendState(
+  store: StoreOperations,
+  backend: string,
+): Promise<XenbusState> {
+  try {
+    return parseXenbusState(await store.readIfExists(`${backend}/state`));
+  } catch (error) {
+    if (error instanceof StoreError && error.errno === 'EACCES') return XenbusState.unknown;
+    throw error;
+  }
 }
 
 export async function readBackendFeatures(

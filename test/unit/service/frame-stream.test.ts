@@ -212,9 +212,9 @@ describe('a stream of frames', () => {
 
   test('selects by direction, cuts to the snaplen and takes one of so many', async () => {
     const client = setUp({ policy: OverflowPolicy.DROP_OLDEST });
-    client.stream.selector = { direction: 2, snaplen: 65535, sampleOneIn: 1 };
+    client.stream.select({ direction: 2, snaplen: 65535, sampleOneIn: 1 });
     client.push(10, 100);
-    client.stream.selector = { direction: 1, snaplen: 65535, sampleOneIn: 5 };
+    client.stream.select({ direction: 1, snaplen: 65535, sampleOneIn: 5 });
     const messages: FrameMessage[] = [];
     client.push(10, 100);
     await turn();

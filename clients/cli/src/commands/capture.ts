@@ -26,7 +26,7 @@ Examples:
   xenvif capture 1.0
   xenvif capture 1.0 2.0 -w both.pcapng --duration 10s
   xenvif capture 1.0 -w - | tshark -r -
-  xenvif capture 1.0 --filter 'tcp port 80' --snaplen 128 --count 100
+  xenvif capture 1.0 2.0 --snaplen 128 --count 100
   xenvif capture 1.0 --json | jq .summary`;
 
 export function registerCapture(program: Command): void {

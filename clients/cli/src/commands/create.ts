@@ -19,7 +19,7 @@ interface CreateOptions {
 const EXAMPLES = `
 Examples:
   xenvif create 3
-  xenvif create 3 --handle 1 --mac 00:16:3e:01:02:03 --rate 10MB/s --label role=web
+  xenvif create 3 --handle 1 --mac 00:16:3e:01:02:03 --label role=web
   xenvif create 3 --no-wait --json`;
 
 export function registerCreate(program: Command): void {

@@ -141,14 +141,17 @@ export interface WatchVifsResponse {
     /** A vif that is gone, as it was last. */
     { $case: "deleted"; value: Vif }
     | //
-    /** The whole state has been sent; what follows are changes. */
+    /**
+     * The whole state has been sent, or with a resume token all that was missed; what follows are
+     * changes as they happen.
+     */
     { $case: "synced"; value: WatchSynced }
     | undefined;
   /** Where to resume after this event. */
   resumeToken: string;
 }
 
-/** Marks the end of the whole state in a watch. */
+/** Marks the point in a watch where the past ends and the present begins. */
 export interface WatchSynced {
 }
 

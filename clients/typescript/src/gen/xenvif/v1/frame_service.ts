@@ -2218,7 +2218,8 @@ export type FrameServiceService = typeof FrameServiceService;
 export const FrameServiceService = {
   /**
    * The first message of the client opens the stream; the first of the server says what was
-   * granted. After that both sides send as they like until one half-closes or cancels.
+   * granted. After that both sides send as they like. A client that half-closes goes on to hear in
+   * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
    * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
@@ -2241,7 +2242,8 @@ export const FrameServiceService = {
 export interface FrameServiceServer extends UntypedServiceImplementation {
   /**
    * The first message of the client opens the stream; the first of the server says what was
-   * granted. After that both sides send as they like until one half-closes or cancels.
+   * granted. After that both sides send as they like. A client that half-closes goes on to hear in
+   * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
    * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
@@ -2255,7 +2257,8 @@ export interface FrameServiceServer extends UntypedServiceImplementation {
 export interface FrameServiceClient extends Client {
   /**
    * The first message of the client opens the stream; the first of the server says what was
-   * granted. After that both sides send as they like until one half-closes or cancels.
+   * granted. After that both sides send as they like. A client that half-closes goes on to hear in
+   * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
    * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
