@@ -2,42 +2,28 @@
  * FrameService: opens streams, joins them to devices, and takes what clients send. What waits for
  * a client, and what becomes of it, is FrameStream's.
  */
-import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import { FrameStage } from '../device/frame-stage.js';
 import type { NetbackDevice } from '../device/netback/device.js';
 import {
-  AbortedError,
   AlreadyExistsError,
-  FailedPreconditionError,
   InvalidArgumentError,
   ResourceExhaustedError,
   UnavailableError,
 } from '../errors.js';
 import {
-  type FrameBatch as FrameBatchMessage,
   FrameMode,
   FrameServiceService,
-  type OpenFrames,
   type StreamFramesRequest,
   StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
-import { VifPhase } from '../gen/xenvif/v1/vif.js';
 import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
-import {
-  checkFrame,
-  checkOpen,
-  checkSelection,
-  checkVifNames,
-  type OpenedFrames,
-  toOutcome,
-} from './frame-options.js';
-import { type FrameMessage, FrameStream } from './frame-stream.js';
-import { phaseOf, toVif, type VifRegistry } from './vif-registry.js';
-
-type FrameCall = ServerDuplexStream<StreamFramesRequest, FrameMessage>;
+import { checkOpen, checkVifNames } from './frame-options.js';
+import { type FrameCall, FrameSession } from './frame-session.js';
+import type { FrameMessage } from './frame-stream.js';
+import type { VifRegistry } from './vif-registry.js';
 
 /** The service's definition with an encoder that lets finished messages through. */
 export const frameServiceDefinition = {
@@ -164,165 +150,6 @@ export class FrameService {
     }
     session.start();
     return session;
-  }
-}
-
-interface SessionParts {
-  readonly call: FrameCall;
-  readonly devices: readonly NetbackDevice[];
-  readonly open: OpenFrames;
-  readonly options: OpenedFrames;
-  readonly stage: FrameStage;
-  readonly memory: Xen['memory'];
-  readonly inFlightBytes: number;
-  readonly registry: VifRegistry;
-  readonly logger: Logger;
-  readonly leave: () => void;
-}
-
-/** One open stream: its devices on one side, its client on the other. */
-class FrameSession {
-  readonly devices: readonly NetbackDevice[];
-  readonly #parts: SessionParts;
-  readonly #stream: FrameStream;
-  readonly #ends: (() => void)[] = [];
-  readonly #gone = new Set<NetbackDevice>();
-  readonly #outcomes: Uint8Array;
-  /** The reason that the client knows of each vif. */
-  readonly #reported: string[];
-
-  constructor(parts: SessionParts) {
-    const { call, options } = parts;
-    this.devices = parts.devices;
-    this.#parts = parts;
-    this.#outcomes = new Uint8Array(parts.stage.batch.capacity);
-    this.#reported = parts.devices.map((device) => device.status.reason);
-    this.#stream = new FrameStream(options.selector, {
-      ...options,
-      memory: parts.memory,
-      inFlightBytes: parts.inFlightBytes,
-      write: (message, done) => call.write(message, done),
-      end: (error) => (error === undefined ? this.#end() : this.fail(error)),
-    });
-  }
-
-  get waitingBytes(): number {
-    return this.#stream.waitingBytes;
-  }
-
-  /** Says what was granted and begins to listen. */
-  start(): void {
-    const { options, registry } = this.#parts;
-    this.#stream.send({
-      message: {
-        $case: 'opened',
-        value: {
-          bootId: registry.bootId,
-          vifs: this.devices.map(toVif),
-          limits: { queueBytes: BigInt(options.queueBytes), frames: BigInt(options.framesMax) },
-          batching: { ...options.chunk, lingerUs: options.lingerMs * 1000 },
-          clock: new Date(),
-        },
-      },
-    });
-    for (const [index, device] of this.devices.entries()) {
-      const take = (batch: Parameters<FrameStream['push']>[0]) => this.#stream.push(batch, index);
-      const attach = options.mode === FrameMode.ATTACH;
-      this.#ends.push(attach ? device.listenBatch(take) : device.observeBatch(take));
-    }
-    this.#ends.push(
-      registry.netback.onVif((event, device) => {
-        if (this.devices.includes(device)) this.#reportStatus(device, event === 'deleted');
-      }),
-    );
-  }
-
-  /** Takes a message behind the first. */
-  take(request: StreamFramesRequest): void {
-    const { message } = request;
-    switch (message?.$case) {
-      case 'frames':
-        this.#inject(message.value);
-        break;
-      case 'credit':
-        this.#stream.addCredit(Number(message.value.bytes));
-        break;
-      case 'selection':
-        this.#stream.select(checkSelection(message.value, this.#parts.memory, 'selection'));
-        break;
-      case 'open':
-        throw new InvalidArgumentError('ALREADY_OPEN', 'open', 'The stream is open already.');
-      default:
-        throw new InvalidArgumentError('MESSAGE_EMPTY', 'message', 'The message holds nothing.');
-    }
-  }
-
-  /** The client half-closed. One that attached is gone as a NIC; one that observes goes on. */
-  halfClosed(): void {
-    if (this.#parts.options.mode !== FrameMode.ATTACH) return;
-    this.#stream.flush();
-    this.#end();
-  }
-
-  fail(error: Error): void {
-    this.#parts.leave();
-    failCall(this.#parts.call, error, this.#parts.logger);
-  }
-
-  close(): void {
-    for (const end of this.#ends) end();
-    this.#ends.length = 0;
-    this.#stream.close();
-  }
-
-  #end(): void {
-    this.#parts.leave();
-    this.#parts.call.end();
-  }
-
-  #reportStatus(device: NetbackDevice, deleted: boolean): void {
-    const phase = deleted ? VifPhase.DELETING : phaseOf(device);
-    const reason = deleted ? 'VIF_DELETED' : device.status.reason;
-    const vifIndex = this.devices.indexOf(device);
-    if (this.#reported[vifIndex] !== reason) {
-      this.#reported[vifIndex] = reason;
-      this.#stream.send({ message: { $case: 'status', value: { vifIndex, phase, reason } } });
-    }
-    if (deleted) this.#gone.add(device);
-    if (this.#gone.size < this.devices.length) return;
-    this.#stream.flush();
-    this.fail(new AbortedError('VIF_DELETED', `${device.name} was deleted.`));
-  }
-
-  /** Sends the client's frames to the guest, and its outcomes back where it wants them. */
-  #inject(message: FrameBatchMessage): void {
-    const [device] = this.devices;
-    if (this.#parts.options.mode !== FrameMode.ATTACH || device === undefined) {
-      const text = 'Frames can be sent on a stream in ATTACH mode only.';
-      throw new FailedPreconditionError('NOT_ATTACHED', text);
-    }
-    for (const [index, frame] of message.frames.entries()) checkFrame(frame.length, index);
-    const { stage } = this.#parts;
-    const outcomes: number[] = [];
-    const flush = () => {
-      device.writeBatch(stage.batch, this.#outcomes);
-      for (let index = 0; index < stage.batch.count; index += 1) {
-        outcomes.push(this.#outcomes[index] as number);
-      }
-      stage.clear();
-    };
-    for (const frame of message.frames) {
-      if (!stage.hasRoom) flush();
-      stage.add(frame, 0, frame.length, 0);
-    }
-    flush();
-    if (!this.#parts.open.reportResults) return;
-    this.#stream.send({
-      message: {
-        $case: 'results',
-        value: { firstSequence: message.firstSequence, outcomes: outcomes.map(toOutcome) },
-      },
-    });
   }
 }
 

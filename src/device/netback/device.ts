@@ -4,11 +4,12 @@
  * look at a time is taken, and what to do is decided by xenbus.ts.
  */
 import { randomUUID } from 'node:crypto';
-import { DisconnectedError, InvalidArgumentError, XenvifError } from '../../errors.js';
+import { DisconnectedError, XenvifError } from '../../errors.js';
 import type { StoreWatch } from '../../xen/xen.js';
 import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
-import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch } from '../frame-batch.js';
+import type { FrameBatch } from '../frame-batch.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
+import { copyFrames, stageFrame } from '../single-frame.js';
 import { Connection, type NetbackContext } from './connection.js';
 import {
   advertise,
@@ -24,23 +25,10 @@ import {
   writeState,
 } from './handshake.js';
 import { NetbackMetrics } from './metrics.js';
+import { describe, parseLabels, type VifFault, type VifStatus } from './vif-status.js';
 
 /** The MAC address of every backend: what Linux's netback has, lower than no bridge's own. */
 export const BACKEND_MAC = 'fe:ff:ff:ff:ff:ff';
-
-/** Where a vif stands, in one word; `VifPhase` of the wire contract. */
-export type VifPhase = 'connecting' | 'connected' | 'disconnected' | 'deleting' | 'failed';
-
-export interface VifStatus {
-  readonly phase: VifPhase;
-  readonly reason: string;
-  readonly message: string;
-  /** Milliseconds since 1970. */
-  readonly sinceMs: number;
-  readonly backendState: XenbusState;
-  readonly frontendState: XenbusState;
-  readonly connects: number;
-}
 
 export class NetbackDevice implements Network {
   readonly domid: number;
@@ -75,7 +63,7 @@ export class NetbackDevice implements Network {
   #lookAgain = false;
   #stopped = false;
   /** Why the device was stopped; it stays so until the frontend starts anew. */
-  #fault: { code: string; message: string } | undefined;
+  #fault: VifFault | undefined;
 
   constructor(
     context: NetbackContext,
@@ -174,23 +162,11 @@ export class NetbackDevice implements Network {
   }
 
   async writev(parts: readonly Uint8Array[]): Promise<void> {
-    const length = parts.reduce((sum, part) => sum + part.length, 0);
-    if (length < FRAME_BYTES_MIN || length > FRAME_BYTES_MAX) {
-      const code = length < FRAME_BYTES_MIN ? 'FRAME_TOO_SHORT' : 'FRAME_TOO_LONG';
-      throw new InvalidArgumentError(code, 'frame', `A frame cannot have ${length} bytes.`);
-    }
-    if (this.#connection === undefined) throw new DisconnectedError(`${this.name} has no guest.`);
-    const { memory } = this.#context.xen;
-    const region = memory.allocate(length);
-    let offset = region.offset;
-    for (const part of parts) {
-      memory.bytes.set(part, offset);
-      offset += part.length;
-    }
-    const batch = new FrameBatch(memory.bytes, 1);
-    batch.add(region.offset, length, 0);
-    this.writeBatch(batch);
-    region.free();
+    const staged = stageFrame(this.#context.xen.memory, parts);
+    const isConnected = this.#connection !== undefined;
+    if (isConnected) this.writeBatch(staged.batch);
+    staged.free();
+    if (!isConnected) throw new DisconnectedError(`${this.name} has no guest.`);
   }
 
   writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
@@ -201,12 +177,7 @@ export class NetbackDevice implements Network {
   }
 
   listen(onFrame: (frame: Uint8Array) => void): void {
-    this.listenBatch((batch) => {
-      for (let index = 0; index < batch.count; index += 1) {
-        const offset = batch.offset(index);
-        onFrame(batch.bytes.slice(offset, offset + batch.length(index)));
-      }
-    });
+    this.listenBatch((batch) => copyFrames(batch, onFrame));
   }
 
   listenBatch(onBatch: BatchListener): () => void {
@@ -355,7 +326,7 @@ export class NetbackDevice implements Network {
   }
 
   #setStatus(own: XenbusState, frontend: XenbusState, online: boolean): void {
-    const [phase, reason, message] = this.#describe(own, frontend, online);
+    const [phase, reason, message] = describe(own, frontend, online, this.#fault);
     const old = this.status;
     const changed =
       old.phase !== phase ||
@@ -384,32 +355,5 @@ export class NetbackDevice implements Network {
       'state',
     );
     this.#onChange();
-  }
-
-  #describe(own: XenbusState, frontend: XenbusState, online: boolean): [VifPhase, string, string] {
-    if (this.#fault !== undefined) return ['failed', this.#fault.code, this.#fault.message];
-    if (own === XenbusState.connected) return ['connected', 'CONNECTED', 'Frames flow.'];
-    if (!online) return ['deleting', 'OFFLINE', 'The toolstack removes the vif.'];
-    if (own === XenbusState.closing || own === XenbusState.closed) {
-      return frontend === XenbusState.unknown
-        ? ['disconnected', 'FRONTEND_GONE', 'The guest is gone.']
-        : ['disconnected', 'FRONTEND_CLOSED', 'The guest closed its side.'];
-    }
-    return ['connecting', 'WAITING_FOR_FRONTEND', 'Waiting for the guest.'];
-  }
-}
-
-/** Labels as we wrote them ourselves; anything else in that node is no labels. */
-function parseLabels(value: string | undefined): Record<string, string> {
-  if (value === undefined) return {};
-  try {
-    const parsed: unknown = JSON.parse(value);
-    if (typeof parsed !== 'object' || parsed === null) return {};
-    const entries = Object.entries(parsed);
-    return Object.fromEntries(
-      entries.filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
-    );
-  } catch {
-    return {};
   }
 }

@@ -6,8 +6,9 @@ import type { Logger } from 'pino';
 import { DisconnectedError, InvalidArgumentError } from '../../errors.js';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
-import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch } from '../frame-batch.js';
+import type { FrameBatch } from '../frame-batch.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
+import { copyFrames, stageFrame } from '../single-frame.js';
 import { NetfrontConnection } from './connection.js';
 import {
   announce,
@@ -93,35 +94,19 @@ export class NetfrontDevice implements Network {
 
   /** Waits for the backend and for room on the ring; then the frame is on the ring. */
   async writev(parts: readonly Uint8Array[]): Promise<void> {
-    const length = parts.reduce((sum, part) => sum + part.length, 0);
-    if (length < FRAME_BYTES_MIN || length > FRAME_BYTES_MAX) {
-      const code = length < FRAME_BYTES_MIN ? 'FRAME_TOO_SHORT' : 'FRAME_TOO_LONG';
-      throw new InvalidArgumentError(code, 'frame', `A frame cannot have ${length} bytes.`);
-    }
-    const { memory } = this.#xen;
-    const region = memory.allocate(length);
+    const staged = stageFrame(this.#xen.memory, parts);
     try {
-      let offset = region.offset;
-      for (const part of parts) {
-        memory.bytes.set(part, offset);
-        offset += part.length;
-      }
-      const batch = new FrameBatch(memory.bytes, 1);
-      batch.add(region.offset, length, 0);
       const outcomes = new Uint8Array(1);
-      while (this.writeBatch(batch, outcomes) === 0) {
+      while (this.writeBatch(staged.batch, outcomes) === 0) {
         if (this.#stopped) throw new DisconnectedError(`vif ${this.handle} was disconnected.`);
         if (outcomes[0] === WriteOutcome.tooLong) {
-          throw new InvalidArgumentError(
-            'FRAME_TOO_LONG',
-            'frame',
-            'The backend takes no such frame.',
-          );
+          const text = 'The backend takes no such frame.';
+          throw new InvalidArgumentError('FRAME_TOO_LONG', 'frame', text);
         }
         await new Promise<void>((resolve) => this.#waiting.push(resolve));
       }
     } finally {
-      region.free();
+      staged.free();
     }
   }
 
@@ -139,12 +124,7 @@ export class NetfrontDevice implements Network {
   }
 
   listen(onFrame: (frame: Uint8Array) => void): void {
-    this.listenBatch((batch) => {
-      for (let index = 0; index < batch.count; index += 1) {
-        const offset = batch.offset(index);
-        onFrame(batch.bytes.slice(offset, offset + batch.length(index)));
-      }
-    });
+    this.listenBatch((batch) => copyFrames(batch, onFrame));
   }
 
   listenBatch(onBatch: BatchListener): () => void {
