@@ -7,7 +7,7 @@ import type { Config } from './config.js';
 import type { NetbackDevice } from './device/netback/device.js';
 import { Netback } from './device/netback/index.js';
 import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
-import { GrpcServer } from './service/server.js';
+import type { GrpcServer } from './service/server.js';
 import { Hub } from './switch/hub.js';
 import type { Xen } from './xen/xen.js';
 
@@ -48,12 +48,17 @@ export class Daemon {
     const { config, logger, socket, xen } = options;
     const tcp = config.tcp === 'off' ? undefined : checkTcpAddress(config.tcp);
     if (socket !== undefined) await claimSocket(socket);
+    // Devices first: guests that were left connected wait for us, and clients do not yet. Loading
+    // the gRPC stack takes longer than all else, so it is loaded behind them.
     const netback = new Netback(xen, logger);
     joinToHub(netback);
-    const server = new GrpcServer(xen, netback, config, logger);
+    const stopDevices = () => netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
+    let server: GrpcServer | undefined;
     const addresses: string[] = [];
     try {
-      // The sockets come first: a second daemon fails here, before it has touched a device.
+      await netback.start();
+      const service = await import('./service/server.js');
+      server = new service.GrpcServer(xen, netback, config, logger);
       if (tcp !== undefined) {
         const port = await server.listen(tcp);
         addresses.push(`${tcp.slice(0, tcp.lastIndexOf(':'))}:${port}`);
@@ -62,10 +67,9 @@ export class Daemon {
         await listenOnSocket(server, socket, config.socketMode);
         addresses.unshift(`unix:${socket}`);
       }
-      await netback.start();
     } catch (error) {
-      await server.stop();
-      await netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
+      await server?.stop();
+      await stopDevices();
       throw error;
     }
     server.ready();

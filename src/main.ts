@@ -2,21 +2,20 @@
 /**
  * xenvifd: parses what it was told, opens Xen, starts the daemon, and stops it on a signal. The
  * only file that chooses between real and emulated Xen, and the only one that ends the process.
+ *
+ * What a start does not need is not loaded: guests that wait for the next daemon wait for all of it.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Command, Option } from 'commander';
 import { type Logger, pino } from 'pino';
-import { PinoPretty } from 'pino-pretty';
 import { type Config, type ConfigInput, loadConfig, runtimeDirectory } from './config.js';
 import { Daemon } from './daemon.js';
-import { DemoGuests } from './demo/guests.js';
+import type { DemoGuests } from './demo/guests.js';
 import { XenvifError } from './errors.js';
 import { claimSocket } from './service/listen.js';
 import { lockMachine } from './service/machine-lock.js';
 import { VERSION } from './version.js';
-import { Hypervisor } from './xen/emulated/index.js';
-import { openNativeXen } from './xen/native/index.js';
 import type { Xen } from './xen/xen.js';
 
 const STOP_TIMEOUT_MS = 20_000;
@@ -39,7 +38,7 @@ async function main(): Promise<void> {
     report(error);
     process.exit(1);
   }
-  const logger = makeLogger(config);
+  const logger = await makeLogger(config);
   const undo: Undo[] = [];
   const stop = onceStopped(undo, logger);
   process.on('SIGTERM', () => stop(0));
@@ -74,10 +73,13 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
   let store: string | undefined;
   if (native) {
     undo.push(await lockMachine());
+    const { openNativeXen } = await import('./xen/native/index.js');
     xen = await openNativeXen({ localMemoryBytes: config.limits.localMemoryBytes, logger });
   } else {
     if (config.xen === 'auto') logger.warn('no Xen on this machine; emulating one');
     const { localMemoryBytes } = config.limits;
+    const { Hypervisor } = await import('./xen/emulated/index.js');
+    const demo = await import('./demo/guests.js');
     const hypervisor = new Hypervisor({ memoryBytes: localMemoryBytes + 256 * MIB, logger });
     undo.push(() => hypervisor.shutdown());
     store = socketOf(config.xenstoreSocket ?? besides(socket));
@@ -86,15 +88,15 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
       await hypervisor.store.listen(store);
     }
     xen = await hypervisor.dom0.open({ localMemoryBytes });
-    guests = new DemoGuests(hypervisor, logger);
+    guests = new demo.DemoGuests(hypervisor, logger);
   }
   undo.push(() => xen.close());
   const daemon = await Daemon.start({ xen, config, logger, socket });
   undo.push(() => daemon.stop());
   if (guests !== undefined) {
-    const demo = guests;
-    undo.push(() => demo.stop());
-    await demo.start(xen.store, config.demoGuests);
+    const running = guests;
+    undo.push(() => running.stop());
+    await running.start(xen.store, config.demoGuests);
   }
   logger.info({ version: VERSION, xen: xen.kind, addresses: daemon.addresses }, 'ready');
   if (welcome) process.stdout.write(welcomeText(socket, store));
@@ -160,13 +162,14 @@ takes them over, unless --close-devices is given.`,
   return program.opts<Flags>();
 }
 
-function makeLogger(config: Config): Logger {
+async function makeLogger(config: Config): Promise<Logger> {
   const pretty =
     config.logFormat === 'pretty' || (config.logFormat === 'auto' && process.stderr.isTTY);
   const serializers = { error: pino.stdSerializers.err };
   const options = { level: config.logLevel, base: null, serializers };
   if (!pretty) return pino(options, pino.destination({ fd: 2, sync: true }));
   const colorize = process.stderr.isTTY && process.env['NO_COLOR'] === undefined;
+  const { PinoPretty } = await import('pino-pretty');
   const stream = PinoPretty({ destination: 2, sync: true, colorize, translateTime: 'HH:MM:ss.l' });
   return pino(options, stream);
 }
