@@ -35,7 +35,7 @@ export class Dom0Process extends EventEmitter<Dom0ProcessEvents> {
   readonly #stderr: Buffer[] = [];
   readonly #started = deferred<number>();
   readonly #exited = deferred<number>();
-  #code: number | undefined;
+  #running = true;
 
   constructor(send: (kind: number, payload: Uint8Array) => void) {
     super();
@@ -61,7 +61,7 @@ export class Dom0Process extends EventEmitter<Dom0ProcessEvents> {
   }
 
   get running(): boolean {
-    return this.#code === undefined;
+    return this.#running;
   }
 
   /** Sends a signal to it and to all that it started. */
@@ -95,7 +95,7 @@ export class Dom0Process extends EventEmitter<Dom0ProcessEvents> {
       this.emit('stderr', payload);
     } else if (kind === Kind.exited) {
       const { code } = JSON.parse(payload.toString()) as Exit;
-      this.#code = code;
+      this.#running = false;
       this.#exited.resolve(code);
       this.emit('exit', code);
     }
@@ -103,6 +103,7 @@ export class Dom0Process extends EventEmitter<Dom0ProcessEvents> {
 
   /** For the port: dom0 is gone. */
   abandon(fault: LabError): void {
+    this.#running = false;
     this.#started.reject(fault);
     this.#exited.reject(fault);
   }

@@ -58,6 +58,12 @@ async function waitForStreams(count: number): Promise<void> {
   throw new Error(`There are not ${count} streams of frames.`);
 }
 
+/** Runs a command in a guest that must succeed. */
+async function inGuest(guest: Guest, command: string): Promise<void> {
+  const { code, stdout, stderr } = await guest.run(command);
+  if (code !== 0) throw new Error(`${command} in ${guest.name} failed: ${stdout}${stderr}`);
+}
+
 /** Packets and bytes of eth0 as the guest's kernel counts them. */
 async function guestCounters(guest: Guest) {
   const { stdout } = await guest.run('grep eth0 /proc/net/dev');
@@ -169,26 +175,44 @@ describe('first light on real Xen', () => {
     throw new Error('The guest’s counters never stood still.');
   });
 
+  test('a vif that a client creates appears in the running guest, and goes when it is deleted', async () => {
+    const domid = await first.domid();
+    const vif = await xenvif(`create ${domid} --mac 00:16:3e:00:00:11 --wait 30`);
+    expect(vif).toMatchObject({ name: `vifs/${domid}.1`, status: { phase: 'connected' } });
+    const { stdout } = await first.run('cat /sys/class/net/eth1/address');
+    expect(stdout.trim()).toBe('00:16:3e:00:00:11');
+    expect(await lab.check(`xl network-list ${domid}`)).toContain('00:16:3e:00:00:11');
+    await lab.check(`${XENVIF} rm ${domid}.1`, { timeoutMs: 60_000 });
+    const { code } = await first.run('ls /sys/class/net/eth1');
+    expect(code).not.toBe(0);
+    expect(await lab.check(`xl network-list ${domid}`)).not.toContain('00:16:3e:00:00:11');
+  });
+
   test('the daemon is stopped and started again under a ping between two guests', async () => {
-    await lab.createGuest({
+    const second = await lab.createGuest({
       name: 'second',
       address: '10.0.0.2/24',
       mac: '00:16:3e:00:00:02',
     });
     const carrier = 'cat /sys/class/net/eth0/carrier_changes';
     const before = (await first.run(carrier)).stdout;
+    // Without fixed neighbours a guest would give its peer up while nobody forwards, which takes
+    // seconds here only because node starts slowly under emulation.
+    await inGuest(first, 'arp -s 10.0.0.2 00:16:3e:00:00:02');
+    await inGuest(second, 'arp -s 10.0.0.1 00:16:3e:00:00:01');
     const { stdout: warm } = await first.run('ping -c 5 -i 0.2 -W 5 10.0.0.2');
     expect(warm).toContain('5 packets received');
-    const pinging = first.run('ping -c 150 -i 0.1 -W 5 10.0.0.2', { timeoutMs: 120_000 });
+    const pinging = first.run('ping -c 150 -i 0.2 -W 20 10.0.0.2', { timeoutMs: 120_000 });
     await sleep(2000);
     daemon.kill('SIGTERM');
     expect((await daemon.wait()).code).toBe(0);
+    const stoppedMs = performance.now();
     daemon = await startDaemon();
+    const gapMs = performance.now() - stoppedMs;
     const { stdout } = await pinging;
-    const received = Number(/(\d+) packets received/.exec(stdout)?.[1]);
-    console.log(`pings over a restart: ${stdout.split('\n').at(-3) ?? ''}`);
-    // What the guests send while nobody listens waits on their rings and is not lost.
-    expect(received).toBeGreaterThanOrEqual(149);
+    console.log(`no daemon for ${gapMs.toFixed(0)} ms; ${stdout.split('\n').at(-3) ?? ''}`);
+    // What the guests send while nobody listens waits on their rings: nothing is lost.
+    expect(stdout).toContain('150 packets transmitted, 150 packets received');
     expect((await first.run(carrier)).stdout).toBe(before);
     const state = await lab.check(
       `xenstore-read /local/domain/${await first.domid()}/device/vif/0/state`,

@@ -91,6 +91,8 @@ export class GuestConsole {
       this.#text = '';
       const opened = this.#open();
       opened.on('stdout', (bytes) => this.#read(bytes.toString('latin1')));
+      // It rejects when dom0 is gone, and then no answer comes any more.
+      opened.wait().catch((fault: unknown) => this.#abandon(fault));
       this.#console = opened;
     }
     this.#console.write(line);
@@ -107,6 +109,10 @@ export class GuestConsole {
       else if (kind === 'e') answer.stderr.push(rest);
       else this.#finish(answer, rest);
     }
+  }
+
+  #abandon(fault: unknown): void {
+    for (const answer of this.#answers.values()) answer.done.reject(fault);
   }
 
   #finish(answer: Answer, rest: string): void {

@@ -18,6 +18,15 @@ import { join } from 'node:path';
 import type { Assets } from './assets.js';
 
 const DOM0_CORES = 2;
+/**
+ * dom0, a PV domain, dies at its first exception where the first three are offered. With the others,
+ * QEMU 7.2's emulation of XSAVE loses registers when Xen switches between domains: programs of dom0
+ * die of corrupted memory as soon as a guest runs. Without them emulation is faster too.
+ */
+const CPU_WITHOUT = [
+  ...['smap', 'smep', 'pku'],
+  ...['xsave', 'xsaveopt', 'xgetbv1', 'avx', 'avx2', 'f16c', 'fma', 'vaes'],
+];
 /** Then comes the process id of the machine's owner. */
 const FOLDER_PREFIX = 'xenvif-lab-';
 
@@ -104,8 +113,7 @@ export class Machine {
     return [
       ...['-nodefaults', '-display', 'none', '-monitor', 'none', '-nic', 'none', '-no-reboot'],
       ...['-accel', 'tcg,thread=multi,tb-size=1024', '-smp', String(DOM0_CORES)],
-      // dom0, a PV domain, dies at its first exception where these three are offered.
-      ...['-cpu', 'max,-smap,-smep,-pku', '-m', String(memoryMiB)],
+      ...['-cpu', ['max', ...CPU_WITHOUT].join(',-'), '-m', String(memoryMiB)],
       ...['-serial', `file:${escaped(this.consoleLog)}`],
       ...['-kernel', assets.xen, '-append', this.#xenCommandLine(dom0MiB)],
       '-initrd',
