@@ -4,11 +4,10 @@
  */
 import type { Logger } from 'pino';
 import type { Config } from './config.js';
-import type { NetbackDevice } from './device/netback/device.js';
 import { Netback } from './device/netback/index.js';
 import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
 import type { GrpcServer } from './service/server.js';
-import { Hub } from './switch/hub.js';
+import { joinToHub } from './switch/hub-ports.js';
 import type { Xen } from './xen/xen.js';
 
 /** How long a guest may take to close where --close-devices asks it to. */
@@ -83,18 +82,4 @@ export class Daemon {
     await this.#server.stop();
     await this.netback.stop({ closeDevices, closeTimeoutMs: CLOSE_TIMEOUT_MS });
   }
-}
-
-/** Every vif is a port of the one hub, from when it is found until it goes. */
-function joinToHub(netback: Netback): void {
-  const hub = new Hub();
-  const unplug = new Map<NetbackDevice, () => void>();
-  netback.onVif((event, device) => {
-    if (event === 'deleted') {
-      unplug.get(device)?.();
-      unplug.delete(device);
-    } else if (!unplug.has(device)) {
-      unplug.set(device, hub.plug(device));
-    }
-  });
 }

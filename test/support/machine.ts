@@ -8,6 +8,7 @@ import { Netback } from '../../src/device/netback/index.js';
 import { plugVif } from '../../src/device/netback/toolstack.js';
 import type { NetfrontDevice } from '../../src/device/netfront/device.js';
 import { Netfront } from '../../src/device/netfront/index.js';
+import { joinToHub } from '../../src/switch/hub-ports.js';
 import { type Domain, Hypervisor } from '../../src/xen/emulated/index.js';
 import type { Xen } from '../../src/xen/xen.js';
 
@@ -36,6 +37,7 @@ export class Machine {
   xen: Xen;
   netback: Netback;
   readonly guests: GuestUnderTest[] = [];
+  #onBackend: (netback: Netback) => void = () => undefined;
 
   private constructor(hypervisor: Hypervisor, xen: Xen, netback: Netback) {
     this.hypervisor = hypervisor;
@@ -79,12 +81,19 @@ export class Machine {
     return guest;
   }
 
+  /** Makes every vif a port of a hub, as the daemon does. */
+  joinToHub(): void {
+    this.#onBackend = joinToHub;
+    joinToHub(this.netback);
+  }
+
   /** Stops the backend as SIGTERM does, and starts the next one on the same machine. */
   async restartBackend(): Promise<void> {
     await this.netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
     await this.xen.close();
     this.xen = await this.hypervisor.dom0.open();
     this.netback = new Netback(this.xen, silent);
+    this.#onBackend(this.netback);
     await this.netback.start();
   }
 

@@ -21,6 +21,11 @@ export interface NetbackContext {
   readonly tx: TxScratch;
   readonly rx: RxScratch;
   readonly logger: Logger;
+  /**
+   * False while the vifs that are there at the start are taken up: what a guest sent before then
+   * may be for a guest that is not connected yet, and waits on its ring so that it is not lost.
+   */
+  running: boolean;
 }
 
 export interface ConnectionHooks {
@@ -32,6 +37,7 @@ export interface ConnectionHooks {
 
 export class Connection {
   readonly parameters: FrontendParameters;
+  readonly #context: NetbackContext;
   readonly #metrics: NetbackMetrics;
   readonly #hooks: ConnectionHooks;
   readonly #tx: TxQueue;
@@ -54,6 +60,7 @@ export class Connection {
   ) {
     const { xen } = context;
     this.parameters = parameters;
+    this.#context = context;
     this.#metrics = metrics;
     this.#hooks = hooks;
     const undo: (() => void)[] = [];
@@ -114,7 +121,19 @@ export class Connection {
    * daemon before us was told of.
    */
   kick(): void {
-    this.#immediate ??= setImmediate(() => this.#turn());
+    this.#immediate ??= setImmediate(() => {
+      this.#turn();
+      this.#flushQueue();
+    });
+  }
+
+  /**
+   * Wakes the guest on rings that a daemon before us served: it may have died after it answered
+   * and before it said so.
+   */
+  wakeGuest(): void {
+    this.#notify(this.#txChannel);
+    if (this.#rxChannel !== this.#txChannel) this.#notify(this.#rxChannel);
   }
 
   /** Answers what the guest has put on the ring so far: what comes before an orderly handover. */
@@ -159,6 +178,12 @@ export class Connection {
 
   #onRxEvent(): void {
     this.#metrics.eventsReceived += 1;
+    this.#flushQueue();
+  }
+
+  /** Sends what waits for the guest, now that it may have posted buffers. */
+  #flushQueue(): void {
+    if (!this.#open || !this.#context.running) return;
     try {
       this.#rx.flush();
       if (this.#open) this.#rxChannel.unmask();
@@ -173,7 +198,7 @@ export class Connection {
    */
   #turn(): void {
     this.#immediate = undefined;
-    if (!this.#open) return;
+    if (!this.#open || !this.#context.running) return;
     try {
       if (this.#rxChannel === this.#txChannel) this.#rx.flush();
       for (let batch = 0; batch < BATCHES_PER_TURN; batch += 1) {

@@ -133,13 +133,17 @@ export class NetbackDevice implements Network {
     });
   }
 
+  /** Resolves when the look that is under way, if one is, is done. */
+  async settled(): Promise<void> {
+    await this.#looking;
+  }
+
   /**
    * Stops following and gives everything back. The states in XenStore stay as they are, so that
    * a guest that is connected stays so, and the next daemon goes on where this one ended.
    */
   async release(): Promise<void> {
     this.#stopped = true;
-    this.#connection?.drain();
     this.#disconnectRings();
     await this.#looking;
     await this.#watch?.unwatch().catch(() => undefined);
@@ -272,6 +276,7 @@ export class NetbackDevice implements Network {
       });
       this.status = { ...this.status, connects: this.status.connects + 1 };
       this.#context.logger.info({ vif: this.name, adopted, ...parameters }, 'connected');
+      if (adopted) this.#connection.wakeGuest();
       this.#connection.kick();
       return true;
     } catch (error) {

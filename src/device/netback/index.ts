@@ -34,6 +34,7 @@ export class Netback {
       logger,
       tx: new TxScratch(xen.memory),
       rx: new RxScratch(xen.memory),
+      running: false,
     };
     this.#root = `/local/domain/${xen.domid}/backend/vif`;
   }
@@ -44,6 +45,10 @@ export class Netback {
     this.#watch = await this.#context.xen.store.watch(this.#root, (path) => this.#onChange(path));
     this.#scan();
     await this.#scanning;
+    const devices = this.list();
+    await Promise.all(devices.map((device) => device.settled()));
+    this.#context.running = true;
+    for (const device of devices) device.connection?.kick();
   }
 
   /** The vifs in the order of domid and handle. */
@@ -73,6 +78,9 @@ export class Netback {
       );
     }
     this.#stopped = true;
+    // All are drained before the first is let go: what one guest sent may be for another.
+    for (const device of devices) device.connection?.drain();
+    this.#context.running = false;
     await this.#watch?.unwatch().catch(() => undefined);
     await this.#scanning;
     await Promise.all(devices.map((device) => device.release()));

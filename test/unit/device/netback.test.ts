@@ -193,6 +193,36 @@ describe('lifecycles', () => {
     await watch.unwatch();
   });
 
+  test('no frame between two guests is lost over restarts', async () => {
+    machine.joinToHub();
+    const guests = [await machine.addGuest(), await machine.addGuest(), await machine.addGuest()];
+    const heard = guests.map(({ device }) => {
+      const sequence: number[] = [];
+      device.listen((frame) => sequence.push((frame[14] as number) * 256 + (frame[15] as number)));
+      return sequence;
+    });
+    let sent = 0;
+    const sendFrom = async (count: number) => {
+      for (let index = 0; index < count; index += 1) {
+        const frame = new Uint8Array(60);
+        frame[14] = sent >> 8;
+        frame[15] = sent & 0xff;
+        await (guests[sent % 3] as (typeof guests)[number]).device.write(frame);
+        sent += 1;
+      }
+    };
+    for (let round = 0; round < 10; round += 1) {
+      await sendFrom(30);
+      const restarted = machine.restartBackend();
+      await sendFrom(30);
+      await restarted;
+      await until('all is heard', () =>
+        heard.every((sequence) => sequence.length === (sent / 3) * 2),
+      );
+    }
+    for (const sequence of heard) expect(new Set(sequence).size).toBe(400);
+  });
+
   test('a killed backend loses nothing that it had acknowledged', async () => {
     const guest = await machine.addGuest();
     const seen = new Set<number>();
