@@ -99,7 +99,9 @@ export class Machine {
   }
 
   #end(how: string, onEnd: () => void): void {
-    this.#ending = how;
+    // QEMU exits with 0 when it is asked to end, and only says in its log who asked.
+    const complaint = this.lastComplaint();
+    this.#ending = complaint === undefined || complaint === '' ? how : `${how}: ${complaint}`;
     onEnd();
   }
 
