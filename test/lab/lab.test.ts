@@ -151,7 +151,10 @@ describe('a lab', () => {
         .poll(() => guest.domid().catch(() => before), { timeout: 90_000, interval: 500 })
         .not.toBe(before);
       await guest.ready();
-      expect((await guest.run('ping -c 2 -W 5 10.0.0.1')).code).toBe(0);
+      // Its init answers before its eth0 is up.
+      await expect
+        .poll(async () => (await guest.run('ping -c 2 -W 5 10.0.0.1')).code, { timeout: 60_000 })
+        .toBe(0);
     });
 
     test('a destroyed guest leaves nothing, and its name is free', async () => {

@@ -156,7 +156,9 @@ export class Lab {
 
   /** Takes the kernel's netback away again, so that vifs are xenvifd's. */
   async unloadKernelNetback(options: { readonly bridge?: string } = {}): Promise<void> {
-    await this.check(`ip link del ${quoted(options.bridge ?? 'xenbr0')}; rmmod xen_netback`);
+    await this.check(
+      `ip link del ${quoted(options.bridge ?? 'xenbr0')}; busybox rmmod xen_netback`,
+    );
   }
 
   createGuest(options: GuestOptions): Promise<Guest> {
