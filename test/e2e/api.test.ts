@@ -1,9 +1,16 @@
 import { randomUUID } from 'node:crypto';
+import { credentials, type ServiceError, status } from '@grpc/grpc-js';
 import { type Vif, XenvifClient, type XenvifClientError } from '@xenvif/client';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.js';
 import { Daemon } from '../../src/daemon.js';
 import { DemoGuests } from '../../src/demo/guests.js';
+import {
+  FrameBatch,
+  FrameMode,
+  FrameServiceClient,
+  OpenFrames,
+} from '../../src/gen/xenvif/v1/frame_service.js';
 import { Hypervisor } from '../../src/xen/emulated/index.js';
 import type { Xen } from '../../src/xen/xen.js';
 import { silent, until } from '../support/machine.js';
@@ -240,6 +247,28 @@ describe('frames', () => {
     await until('the place is free', () => daemon.netback.get(1, 0) !== undefined);
     const again = await client.attach('vifs/1.0');
     await again.disconnect();
+  });
+
+  // The SDK refuses such frames itself, so this speaks to the daemon without it.
+  test.each([
+    [5, 'FRAME_TOO_SHORT'],
+    [70_000, 'FRAME_TOO_LONG'],
+  ])('a frame of %i bytes is refused by the daemon', async (length, reason) => {
+    const address = daemon.addresses[0] as string;
+    const raw = new FrameServiceClient(address, credentials.createInsecure());
+    const call = raw.streamFrames();
+    const error = new Promise<ServiceError>((resolve) => call.on('error', resolve));
+    call.on('data', () => undefined);
+    const open = OpenFrames.fromPartial({ mode: FrameMode.ATTACH, vifs: ['vifs/1.0'] });
+    call.write({ message: { $case: 'open', value: open } });
+    const frames = FrameBatch.fromPartial({ frames: [Buffer.alloc(length)] });
+    call.write({ message: { $case: 'frames', value: frames } });
+    const { code, details, metadata } = await error;
+    expect(code).toBe(status.INVALID_ARGUMENT);
+    expect(details).toContain(`this one has ${length}`);
+    expect(String(metadata.get('grpc-status-details-bin')[0])).toContain(reason);
+    raw.close();
+    expect((await client.vifs.get('1.0')).status.phase).toBe('connected');
   });
 
   test('a deleted vif ends its streams with a reason', async () => {

@@ -6,7 +6,7 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { findCheckout, labFolder } from './assets.js';
@@ -24,7 +24,7 @@ Needs Debian 12, root (or sudo) for its packages, and 5 GB of memory; neither Xe
 Logs are kept in test/lab/logs; XENVIF_LAB_CACHE says where the hypervisor and the kernel go.`;
 
 const GUEST = { name: 'guest1', address: '10.0.0.2/24', mac: '00:16:3e:00:00:01' } as const;
-const DAEMON_READY = /listening|serving|ready/i;
+const DAEMON_READY = /"msg":"ready"/;
 const DAEMON_START_MS = 60_000;
 const DAEMON_POLL_MS = 100;
 
@@ -83,10 +83,12 @@ async function runLab(): Promise<number> {
 async function startDaemon(lab: Lab): Promise<Dom0Process> {
   const program = join(findCheckout(), 'dist', 'main.js');
   if (!existsSync(program)) throw new LabError(`there is no ${program}: run npm run build first`);
+  const log = join(lab.logDir, 'xenvifd.log');
+  // The log of an earlier lab would say at once that the daemon is ready.
+  rmSync(log, { force: true });
   const daemon = lab.spawn(
     `exec node --enable-source-maps '${program}' --xen native >/run/xenvif-logs/xenvifd.log 2>&1`,
   );
-  const log = join(lab.logDir, 'xenvifd.log');
   const end = Date.now() + DAEMON_START_MS;
   for (;;) {
     const text = existsSync(log) ? readFileSync(log, 'utf8') : '';
