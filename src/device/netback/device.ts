@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { DisconnectedError, XenvifError } from '../../errors.js';
 import type { StoreWatch } from '../../xen/xen.js';
 import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
+import { CoalescedTask } from '../coalesced-task.js';
 import type { FrameBatch } from '../frame-batch.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
 import { copyFrames, stageFrame } from '../single-frame.js';
@@ -59,8 +60,12 @@ export class NetbackDevice implements Network {
   };
   #connection: Connection | undefined;
   #watch: StoreWatch | undefined;
-  #looking: Promise<void> | undefined;
-  #lookAgain = false;
+  readonly #looking = new CoalescedTask(
+    () => this.#step(),
+    // XenStore is away or refuses: its return fires every watch, and that looks again.
+    (error) =>
+      this.#context.logger.warn({ vif: this.name, error }, 'could not follow the state of a vif'),
+  );
   #stopped = false;
   /** Why the device was stopped; it stays so until the frontend starts anew. */
   #fault: VifFault | undefined;
@@ -126,16 +131,12 @@ export class NetbackDevice implements Network {
 
   /** Has the states looked at, now or as soon as the look under way is done. */
   look(): void {
-    if (this.#stopped) return;
-    this.#lookAgain = true;
-    this.#looking ??= this.#lookUntilCalm().finally(() => {
-      this.#looking = undefined;
-    });
+    this.#looking.request();
   }
 
   /** Resolves when the look that is under way, if one is, is done. */
   async settled(): Promise<void> {
-    await this.#looking;
+    await this.#looking.settled();
   }
 
   /**
@@ -144,8 +145,9 @@ export class NetbackDevice implements Network {
    */
   async release(): Promise<void> {
     this.#stopped = true;
+    this.#looking.stop();
     this.#disconnectRings();
-    await this.#looking;
+    await this.#looking.settled();
     await this.#watch?.unwatch().catch(() => undefined);
   }
 
@@ -217,18 +219,6 @@ export class NetbackDevice implements Network {
     });
   }
 
-  async #lookUntilCalm(): Promise<void> {
-    while (this.#lookAgain && !this.#stopped) {
-      this.#lookAgain = false;
-      try {
-        await this.#step();
-      } catch (error) {
-        // XenStore is away or refuses: its return fires every watch, and that looks again.
-        this.#context.logger.warn({ vif: this.name, error }, 'could not follow the state of a vif');
-      }
-    }
-  }
-
   async #step(): Promise<void> {
     const { store } = this.#context.xen;
     const view = await readStates(store, this.paths);
@@ -251,11 +241,11 @@ export class NetbackDevice implements Network {
       } else {
         await writeState(store, this.paths, next);
       }
-      this.#lookAgain = true;
+      this.look();
     } else if (next === XenbusState.closed && !view.online && this.#context.xen.domid !== 0) {
       // In a driver domain nobody else removes the directory, and libxl waits for it to vanish.
       await store.rm(this.paths.backend);
-      this.#lookAgain = true;
+      this.look();
     }
     this.#setStatus(next, view.frontend, view.online);
   }
@@ -324,6 +314,7 @@ export class NetbackDevice implements Network {
 
   async #remove(): Promise<void> {
     this.#stopped = true;
+    this.#looking.stop();
     this.#disconnectRings();
     this.#setStatus(XenbusState.unknown, XenbusState.unknown, false);
     this.#onRemoved();

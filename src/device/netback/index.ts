@@ -5,6 +5,7 @@
 import type { Logger } from 'pino';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
+import { CoalescedTask } from '../coalesced-task.js';
 import type { NetbackContext } from './connection.js';
 import { NetbackDevice } from './device.js';
 import { RxScratch } from './rx-queue.js';
@@ -23,8 +24,10 @@ export class Netback {
   readonly #root: string;
   readonly #logger: Logger;
   #watch: StoreWatch | undefined;
-  #scanning: Promise<void> | undefined;
-  #scanAgain = false;
+  readonly #scanning = new CoalescedTask(
+    () => this.#scanOnce(),
+    (error) => this.#logger.warn({ error }, 'could not list the vifs in XenStore'),
+  );
   #stopped = false;
 
   constructor(xen: Xen, logger: Logger) {
@@ -43,8 +46,8 @@ export class Netback {
   async start(): Promise<void> {
     await this.#context.xen.store.mkdir(this.#root);
     this.#watch = await this.#context.xen.store.watch(this.#root, (path) => this.#onChange(path));
-    this.#scan();
-    await this.#scanning;
+    this.#scanning.request();
+    await this.#scanning.settled();
     const devices = this.list();
     await Promise.all(devices.map((device) => device.settled()));
     this.#context.running = true;
@@ -78,11 +81,12 @@ export class Netback {
       );
     }
     this.#stopped = true;
+    this.#scanning.stop();
     // All are drained before the first is let go: what one guest sent may be for another.
     for (const device of devices) device.connection?.drain();
     this.#context.running = false;
     await this.#watch?.unwatch().catch(() => undefined);
-    await this.#scanning;
+    await this.#scanning.settled();
     await Promise.all(devices.map((device) => device.release()));
     this.#devices.clear();
     this.#context.tx.free();
@@ -97,27 +101,8 @@ export class Netback {
     const rest = path.slice(this.#root.length + 1);
     const [domid, handle, ...node] = rest.split('/');
     const device = this.#devices.get(`${domid}/${handle}`);
-    if (device === undefined) this.#scan();
+    if (device === undefined) this.#scanning.request();
     else if (RELEVANT.has(node.join('/'))) device.look();
-  }
-
-  #scan(): void {
-    if (this.#stopped) return;
-    this.#scanAgain = true;
-    this.#scanning ??= this.#scanUntilCalm().finally(() => {
-      this.#scanning = undefined;
-    });
-  }
-
-  async #scanUntilCalm(): Promise<void> {
-    while (this.#scanAgain && !this.#stopped) {
-      this.#scanAgain = false;
-      try {
-        await this.#scanOnce();
-      } catch (error) {
-        this.#logger.warn({ error }, 'could not list the vifs in XenStore');
-      }
-    }
   }
 
   async #scanOnce(): Promise<void> {
@@ -149,7 +134,7 @@ export class Netback {
       () => {
         this.#devices.delete(key);
         this.#emit('deleted', device);
-        this.#scan();
+        this.#scanning.request();
       },
     );
     const { store } = this.#context.xen;

@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { DisconnectedError, InvalidArgumentError } from '../../errors.js';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
+import { CoalescedTask } from '../coalesced-task.js';
 import type { FrameBatch } from '../frame-batch.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
 import { copyFrames, stageFrame } from '../single-frame.js';
@@ -32,8 +33,11 @@ export class NetfrontDevice implements Network {
   readonly #listeners = new Set<BatchListener>();
   #connection: NetfrontConnection | undefined;
   #watch: StoreWatch | undefined;
-  #looking: Promise<void> | undefined;
-  #lookAgain = false;
+  readonly #looking = new CoalescedTask(
+    () => this.#step(),
+    (error) =>
+      this.#logger.warn({ vif: this.handle, error }, 'a frontend could not follow its backend'),
+  );
   #stopped = false;
   /** The backend is Connected too: what is sent arrives. */
   #usable = false;
@@ -58,7 +62,9 @@ export class NetfrontDevice implements Network {
     const base = `/local/domain/${xen.domid}/device/vif/${handle}`;
     const configuration = await readConfiguration(xen.store, base);
     const device = new NetfrontDevice(xen, handle, base, configuration, logger);
-    device.#watch = await xen.store.watch(`${configuration.backend}/state`, () => device.#look());
+    device.#watch = await xen.store.watch(`${configuration.backend}/state`, () =>
+      device.#looking.request(),
+    );
     return device;
   }
 
@@ -136,8 +142,9 @@ export class NetfrontDevice implements Network {
   async disconnect(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
+    this.#looking.stop();
     await this.#watch?.unwatch().catch(() => undefined);
-    await this.#looking;
+    await this.#looking.settled();
     await this.#setState(XenbusState.closing).catch(() => undefined);
     await this.#untilBackendLetsGo().catch(() => undefined);
     this.#disconnectRings();
@@ -147,26 +154,7 @@ export class NetfrontDevice implements Network {
   /** Starts the handshake anew, as a driver that is loaded again does. */
   async reconnect(): Promise<void> {
     await this.#setState(XenbusState.initialising);
-    this.#look();
-  }
-
-  #look(): void {
-    if (this.#stopped) return;
-    this.#lookAgain = true;
-    this.#looking ??= this.#lookUntilCalm().finally(() => {
-      this.#looking = undefined;
-    });
-  }
-
-  async #lookUntilCalm(): Promise<void> {
-    while (this.#lookAgain && !this.#stopped) {
-      this.#lookAgain = false;
-      try {
-        await this.#step();
-      } catch (error) {
-        this.#logger.warn({ vif: this.handle, error }, 'a frontend could not follow its backend');
-      }
-    }
+    this.#looking.request();
   }
 
   async #step(): Promise<void> {
