@@ -22,6 +22,18 @@ export default defineConfig({
       },
       {
         extends: true,
+        test: { name: 'hostile', include: ['test/hostile/**/*.test.ts'], testTimeout: 30_000 },
+      },
+      {
+        extends: true,
+        test: { name: 'sim', include: ['test/sim/**/*.test.ts'], testTimeout: 1_800_000 },
+      },
+      {
+        extends: true,
+        test: { name: 'fuzz', include: ['test/fuzz/**/*.test.ts'], testTimeout: 90_000 },
+      },
+      {
+        extends: true,
         test: {
           name: 'lab',
           include: ['test/lab/**/*.test.ts'],

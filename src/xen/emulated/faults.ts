@@ -13,6 +13,11 @@ export interface FaultRates {
 export type FaultKind = keyof FaultRates;
 
 export class Faults {
+  /**
+   * Runs before each segment of a grant copy that has bytes, with the segment's number: what other
+   * processors may do while one of them copies.
+   */
+  duringCopy: ((segment: number) => void) | undefined;
   #rates: FaultRates = {};
   readonly #counts: Record<FaultKind, number> = {
     grantMap: 0,

@@ -123,6 +123,7 @@ export class EmulatedGrants implements Grants {
         if (offset + length > PAGE_SIZE) {
           throw new MisuseError(`Segment ${index}: ${length} bytes at ${offset} leave the page.`);
         }
+        this.#machine.faults.duringCopy?.(index);
         const page =
           table === undefined
             ? GNTST_BAD_DOMAIN

@@ -6,6 +6,7 @@
 import { LocalMemory, type LocalRegion } from '../local-memory.js';
 import { Page } from '../page.js';
 import { PAGE_SIZE } from '../xen.js';
+import { type ReadHook, WatchedPage } from './watched-page.js';
 
 /**
  * One page of the machine. Its owner holds it, and so does every mapping: as in Xen, memory of a
@@ -17,6 +18,8 @@ export class Frame {
   readonly #memory: ArrayBuffer;
   readonly #region: LocalRegion;
   #holders = 1;
+  /** Runs after each read through a view made from now on: a guest that looks over our shoulder. */
+  onRead: ReadHook | undefined;
 
   constructor(memory: ArrayBuffer, region: LocalRegion) {
     this.#memory = memory;
@@ -35,6 +38,9 @@ export class Frame {
 
   /** A new view; each holder has its own, so that one can be invalidated and not the others. */
   view(access: 'read' | 'write'): Page {
+    if (this.onRead !== undefined) {
+      return new WatchedPage(this.#memory, this.offset, access, this.onRead);
+    }
     return new Page(this.#memory, this.offset, access);
   }
 }

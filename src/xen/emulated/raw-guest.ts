@@ -7,6 +7,7 @@ import { MisuseError } from '../../errors.js';
 import type { Page } from '../page.js';
 import type { GrantEntry, GrantTable } from './grant-table.js';
 import type { Frame, MachineMemory } from './machine-memory.js';
+import type { ReadHook } from './watched-page.js';
 
 export class RawGuest {
   readonly #memory: MachineMemory;
@@ -50,6 +51,14 @@ export class RawGuest {
       throw new MisuseError(`Domain ${this.#table.domid} has no grant ${ref}.`);
     }
     this.#table.end(entry);
+  }
+
+  /**
+   * Runs `hook` after each read of this page through a mapping made from now on; the guest may
+   * write into the page there, as one that runs on another processor at that moment.
+   */
+  watchReads(page: Page, hook: ReadHook): void {
+    this.#frameOf(page).onRead = hook;
   }
 
   /** How many mappings of a grant there are. */

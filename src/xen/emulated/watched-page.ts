@@ -1,0 +1,53 @@
+/**
+ * A page that tells of each read: on a real machine a guest runs beside us and may change a field
+ * between any two of our reads. The hook runs right after a read and may change what was read, so
+ * that whoever reads a field twice gets two values.
+ */
+import { Page } from '../page.js';
+
+/** Told where in the page a read was and how many bytes it took, after it was made. */
+export type ReadHook = (offset: number, bytes: number) => void;
+
+export class WatchedPage extends Page {
+  readonly #onRead: ReadHook;
+
+  constructor(
+    memory: ArrayBufferLike,
+    byteOffset: number,
+    access: 'read' | 'write',
+    onRead: ReadHook,
+  ) {
+    super(memory, byteOffset, access);
+    this.#onRead = onRead;
+  }
+
+  override loadIndex(offset: number): number {
+    const value = super.loadIndex(offset);
+    this.#onRead(offset, 4);
+    return value;
+  }
+
+  override readU32(offset: number): number {
+    const value = super.readU32(offset);
+    this.#onRead(offset, 4);
+    return value;
+  }
+
+  override readU16(offset: number): number {
+    const value = super.readU16(offset);
+    this.#onRead(offset, 2);
+    return value;
+  }
+
+  override readI16(offset: number): number {
+    const value = super.readI16(offset);
+    this.#onRead(offset, 2);
+    return value;
+  }
+
+  override readU8(offset: number): number {
+    const value = super.readU8(offset);
+    this.#onRead(offset, 1);
+    return value;
+  }
+}
