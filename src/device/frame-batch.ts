@@ -24,6 +24,16 @@ export const GSO_SIZE_SHIFT = 16;
 /** What is known of a frame whichever way it goes: all but the direction. */
 export const METADATA_MASK = ~0b11;
 
+/** The segmentation of a frame: 0 none, else a `GSO_TYPE` of netif-extra.ts. */
+export function gsoTypeOf(flags: number): number {
+  return (flags >>> GSO_TYPE_SHIFT) & 0b11;
+}
+
+/** The segment size of a frame with segmentation, in bytes of TCP payload. */
+export function gsoSizeOf(flags: number): number {
+  return flags >>> GSO_SIZE_SHIFT;
+}
+
 export class FrameBatch {
   /** Local memory; a frame is `bytes[offset .. offset + length)`. */
   readonly bytes: Uint8Array;

@@ -1,10 +1,10 @@
 /**
- * Counters of one direction of a device. They are plain numbers, exact to 2^53, because a counter
- * is touched for every batch and a bigint would allocate each time.
+ * What a device counts, queue by queue. Counters are plain numbers, exact to 2^53, because one is
+ * touched for every batch and a bigint would allocate each time. Directions are the frontend's.
  */
 
 /** Where a frame was dropped. */
-export type DropStage = 'tx-ring' | 'rx-queue' | 'rx-ring';
+export type DropStage = 'tx-ring' | 'tx-queue' | 'rx-queue' | 'rx-ring';
 
 export class FrameCounters {
   packets = 0;
@@ -24,9 +24,70 @@ export class FrameCounters {
     else counter.packets += packets;
   }
 
+  add(other: FrameCounters): void {
+    this.count(other.packets, other.bytes);
+    for (const { stage, cause, packets } of other.drops.values()) this.drop(stage, cause, packets);
+  }
+
   reset(): void {
     this.packets = 0;
     this.bytes = 0;
     this.drops.clear();
+  }
+}
+
+/** What one queue counts. */
+export class QueueMetrics {
+  readonly tx = new FrameCounters();
+  readonly rx = new FrameCounters();
+  eventsReceived = 0;
+  eventsSent = 0;
+
+  reset(): void {
+    this.tx.reset();
+    this.rx.reset();
+    this.eventsReceived = 0;
+    this.eventsSent = 0;
+  }
+}
+
+/** A device's counters: they outlive its connections, and the sums are made when asked for. */
+export class DeviceMetrics {
+  /** Frames that never came to a queue, for there was none. */
+  readonly unconnected = new QueueMetrics();
+  /** When the counters were last zero, in milliseconds since 1970. */
+  sinceMs = Date.now();
+  readonly #queues: QueueMetrics[] = [];
+
+  /** Every queue that there ever was. */
+  get queues(): readonly QueueMetrics[] {
+    return this.#queues;
+  }
+
+  get tx(): FrameCounters {
+    return this.#sum(({ tx }) => tx);
+  }
+
+  get rx(): FrameCounters {
+    return this.#sum(({ rx }) => rx);
+  }
+
+  /** The counters of queue `index`, made when it is first asked for. */
+  queue(index: number): QueueMetrics {
+    while (this.#queues.length <= index) this.#queues.push(new QueueMetrics());
+    return this.#queues[index] as QueueMetrics;
+  }
+
+  reset(): void {
+    this.unconnected.reset();
+    for (const queue of this.#queues) queue.reset();
+    this.sinceMs = Date.now();
+  }
+
+  #sum(counters: (queue: QueueMetrics) => FrameCounters): FrameCounters {
+    const sum = new FrameCounters();
+    sum.add(counters(this.unconnected));
+    for (const queue of this.#queues) sum.add(counters(queue));
+    return sum;
   }
 }

@@ -89,20 +89,26 @@ export class FrontRing {
   readonly size: number;
   readonly #slotBytes: number;
   /** The next request to write; published by `pushRequests`. */
-  reqProd = 0;
+  reqProd: number;
   /** The next response to take. */
-  rspCons = 0;
-  #published = 0;
+  rspCons: number;
+  #published: number;
 
-  /** Initialises a fresh ring in a zeroed page (SHARED_RING_INIT). */
-  constructor(page: Page, slotBytes: number) {
+  /**
+   * Initialises a fresh ring in a zeroed page (SHARED_RING_INIT). The indices begin at `start`,
+   * which is 0 but where a test wants them to wrap.
+   */
+  constructor(page: Page, slotBytes: number, start = 0) {
     this.page = page;
     this.#slotBytes = slotBytes;
     this.size = ringSize(slotBytes);
-    page.storeIndex(REQ_PROD, 0);
-    page.storeIndex(RSP_PROD, 0);
-    page.storeIndex(REQ_EVENT, 1);
-    page.storeIndex(RSP_EVENT, 1);
+    this.reqProd = start;
+    this.rspCons = start;
+    this.#published = start;
+    page.storeIndex(REQ_PROD, start);
+    page.storeIndex(RSP_PROD, start);
+    page.storeIndex(REQ_EVENT, (start + 1) >>> 0);
+    page.storeIndex(RSP_EVENT, (start + 1) >>> 0);
   }
 
   /** The offset in the page of the slot of a free-running index. */

@@ -152,18 +152,16 @@ export function toVifStats(device: NetbackDevice): VifStats {
     since: new Date(metrics.sinceMs),
     tx,
     rx,
-    queues: [
-      {
-        index: 0,
-        tx,
-        rx,
-        txRingPending: connection?.txPending ?? 0,
-        rxRingPosted: connection?.rxPosted ?? 0,
-        rxQueueBytes: BigInt(connection?.rxQueuedBytes ?? 0),
-        eventsReceived: BigInt(metrics.eventsReceived),
-        eventsSent: BigInt(metrics.eventsSent),
-      },
-    ],
+    queues: metrics.queues.map((queue, index) => ({
+      index,
+      tx: toFrameCounters(queue.tx),
+      rx: toFrameCounters(queue.rx),
+      txRingPending: connection?.txPending ?? 0,
+      rxRingPosted: connection?.rxPosted ?? 0,
+      rxQueueBytes: BigInt(connection?.rxQueuedBytes ?? 0),
+      eventsReceived: BigInt(queue.eventsReceived),
+      eventsSent: BigInt(queue.eventsSent),
+    })),
   });
 }
 

@@ -6,9 +6,9 @@ import type { Logger } from 'pino';
 import type { BackRing } from '../../ring/shared-ring.js';
 import type { EventChannel, MappedPage, Xen } from '../../xen/xen.js';
 import type { FrameBatch } from '../frame-batch.js';
+import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import type { FrontendParameters } from './handshake.js';
-import type { NetbackMetrics } from './metrics.js';
 import { RxQueue, type RxScratch } from './rx-queue.js';
 import { TxQueue, type TxScratch } from './tx-queue.js';
 
@@ -38,7 +38,7 @@ export interface ConnectionHooks {
 export class Connection {
   readonly parameters: FrontendParameters;
   readonly #context: NetbackContext;
-  readonly #metrics: NetbackMetrics;
+  readonly #metrics: QueueMetrics;
   readonly #hooks: ConnectionHooks;
   readonly #tx: TxQueue;
   readonly #rx: RxQueue;
@@ -55,7 +55,7 @@ export class Connection {
     context: NetbackContext,
     domid: number,
     parameters: FrontendParameters,
-    metrics: NetbackMetrics,
+    metrics: QueueMetrics,
     hooks: ConnectionHooks,
   ) {
     const { xen } = context;

@@ -9,6 +9,7 @@ import type { StoreWatch } from '../../xen/xen.js';
 import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
 import type { FrameBatch } from '../frame-batch.js';
+import { DeviceMetrics } from '../metrics.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
 import { copyFrames, stageFrame } from '../single-frame.js';
 import { Connection, type NetbackContext } from './connection.js';
@@ -25,7 +26,6 @@ import {
   writeError,
   writeState,
 } from './handshake.js';
-import { NetbackMetrics } from './metrics.js';
 import { describe, parseLabels, type VifFault, type VifStatus } from './vif-status.js';
 
 /** The MAC address of every backend: what Linux's netback has, lower than no bridge's own. */
@@ -35,7 +35,7 @@ export class NetbackDevice implements Network {
   readonly domid: number;
   readonly handle: number;
   readonly paths: VifPaths;
-  readonly metrics = new NetbackMetrics();
+  readonly metrics = new DeviceMetrics();
   /** Names this vif for ever; kept in XenStore, so that a restart of ours does not change it. */
   uid = '';
   labels: Readonly<Record<string, string>> = {};
@@ -177,7 +177,7 @@ export class NetbackDevice implements Network {
 
   writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
     if (this.#connection !== undefined) return this.#connection.write(batch, outcomes);
-    this.metrics.rx.drop('rx-queue', 'NOT_CONNECTED', batch.count);
+    this.metrics.unconnected.rx.drop('rx-queue', 'NOT_CONNECTED', batch.count);
     outcomes?.fill(WriteOutcome.notConnected, 0, batch.count);
     return 0;
   }
@@ -259,11 +259,17 @@ export class NetbackDevice implements Network {
         readFrontend(transaction, this.paths.frontend),
       );
       if (this.#stopped) return false;
-      this.#connection = new Connection(this.#context, this.domid, parameters, this.metrics, {
-        fromGuest: (batch) => this.#fromGuest(batch),
-        toGuest: () => (this.#observers.size > 0 ? this.#observe : undefined),
-        fault: (error) => this.#stop(error),
-      });
+      this.#connection = new Connection(
+        this.#context,
+        this.domid,
+        parameters,
+        this.metrics.queue(0),
+        {
+          fromGuest: (batch) => this.#fromGuest(batch),
+          toGuest: () => (this.#observers.size > 0 ? this.#observe : undefined),
+          fault: (error) => this.#stop(error),
+        },
+      );
       this.status = { ...this.status, connects: this.status.connects + 1 };
       this.#context.logger.info({ vif: this.name, adopted, ...parameters }, 'connected');
       if (adopted) this.#connection.wakeGuest();

@@ -29,8 +29,8 @@ import {
   METADATA_MASK,
 } from '../frame-batch.js';
 import { FrameQueue } from '../frame-queue.js';
+import type { QueueMetrics } from '../metrics.js';
 import { type BatchListener, WriteOutcome } from '../network.js';
-import type { NetbackMetrics } from './metrics.js';
 
 const SLOTS_MAX = 256;
 /** Frames that wait for a guest that posts no buffers: as many bytes as Linux's netback keeps. */
@@ -68,7 +68,7 @@ export class RxQueue {
   readonly ring: BackRing;
   readonly #grants: Grants;
   readonly #scratch: RxScratch;
-  readonly #metrics: NetbackMetrics;
+  readonly #metrics: QueueMetrics;
   readonly #options: RxOptions;
   readonly #queue: FrameQueue;
   #slots = 0;
@@ -80,7 +80,7 @@ export class RxQueue {
     grants: Grants,
     memory: LocalMemory,
     scratch: RxScratch,
-    metrics: NetbackMetrics,
+    metrics: QueueMetrics,
     options: RxOptions,
   ) {
     this.ring = new BackRing(page, RX_SLOT_BYTES);

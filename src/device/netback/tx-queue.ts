@@ -15,6 +15,7 @@ import {
   EXTRA_TYPE_MCAST_ADD,
   EXTRA_TYPE_MCAST_DEL,
   type Extra,
+  emptyExtra,
   GSO_TYPE_TCPV4,
   GSO_TYPE_TCPV6,
   readExtra,
@@ -48,8 +49,8 @@ import {
   GSO_SIZE_SHIFT,
   GSO_TYPE_SHIFT,
 } from '../frame-batch.js';
+import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
-import type { NetbackMetrics } from './metrics.js';
 
 /** Fragments behind the head that a packet may have: `XEN_NETIF_NR_SLOTS_MIN`. */
 const FRAGMENTS_MAX = 18;
@@ -83,7 +84,7 @@ export class TxScratch {
   readonly packetFault: (string | undefined)[] = new Array(SLOTS_MAX);
   readonly head: TxRequest = { gref: 0, offset: 0, flags: 0, id: 0, size: 0 };
   readonly fragment: TxRequest = { gref: 0, offset: 0, flags: 0, id: 0, size: 0 };
-  readonly extra: Extra = { type: 0, flags: 0, gsoSize: 0, gsoType: 0 };
+  readonly extra: Extra = emptyExtra();
   readonly fragmentRefs = new Uint32Array(FRAGMENTS_TOLERATED);
   readonly fragmentOffsets = new Uint16Array(FRAGMENTS_TOLERATED);
   readonly fragmentSizes = new Uint16Array(FRAGMENTS_TOLERATED);
@@ -104,7 +105,7 @@ export class TxQueue {
   readonly #grants: Grants;
   readonly #domid: number;
   readonly #scratch: TxScratch;
-  readonly #metrics: NetbackMetrics;
+  readonly #metrics: QueueMetrics;
   readonly #deliver: BatchListener;
   #slots = 0;
   #packets = 0;
@@ -115,7 +116,7 @@ export class TxQueue {
     grants: Grants,
     domid: number,
     scratch: TxScratch,
-    metrics: NetbackMetrics,
+    metrics: QueueMetrics,
     deliver: BatchListener,
   ) {
     this.ring = new BackRing(page, TX_SLOT_BYTES);

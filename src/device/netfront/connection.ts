@@ -34,9 +34,9 @@ import {
   FRAME_BYTES_MIN,
   FrameBatch,
 } from '../frame-batch.js';
+import type { QueueMetrics } from '../metrics.js';
 import { type BatchListener, WriteOutcome } from '../network.js';
 import type { BackendFeatures, RingKeys } from './handshake.js';
-import type { NetfrontMetrics } from './metrics.js';
 
 const STAGING_BYTES = 256 * 1024;
 /** Responses that one turn takes before other devices get theirs. */
@@ -53,7 +53,7 @@ export class NetfrontConnection {
   readonly keys: RingKeys;
   readonly #xen: Xen;
   readonly #features: BackendFeatures;
-  readonly #metrics: NetfrontMetrics;
+  readonly #metrics: QueueMetrics;
   readonly #hooks: NetfrontHooks;
   readonly #shared: SharedPages[] = [];
   readonly #txPages: SharedPages;
@@ -79,7 +79,7 @@ export class NetfrontConnection {
     xen: Xen,
     backendDomid: number,
     features: BackendFeatures,
-    metrics: NetfrontMetrics,
+    metrics: QueueMetrics,
     hooks: NetfrontHooks,
   ) {
     this.#xen = xen;

@@ -8,6 +8,7 @@ import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
 import type { FrameBatch } from '../frame-batch.js';
+import { DeviceMetrics } from '../metrics.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
 import { copyFrames, stageFrame } from '../single-frame.js';
 import { NetfrontConnection } from './connection.js';
@@ -18,14 +19,13 @@ import {
   readBackendState,
   readConfiguration,
 } from './handshake.js';
-import { NetfrontMetrics } from './metrics.js';
 
 /** How long a backend may take to close. */
 const CLOSE_TIMEOUT_MS = 5000;
 
 export class NetfrontDevice implements Network {
   readonly handle: number;
-  readonly metrics = new NetfrontMetrics();
+  readonly metrics = new DeviceMetrics();
   readonly #xen: Xen;
   readonly #logger: Logger;
   readonly #base: string;
@@ -186,7 +186,7 @@ export class NetfrontDevice implements Network {
       this.#xen,
       this.#configuration.backendDomid,
       features,
-      this.metrics,
+      this.metrics.queue(0),
       {
         received: (batch) => {
           for (const listener of this.#listeners) listener(batch);

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import * as ctrl from '../../../src/ring/netif-ctrl.js';
 import * as extra from '../../../src/ring/netif-extra.js';
 import * as rx from '../../../src/ring/netif-rx.js';
 import * as tx from '../../../src/ring/netif-tx.js';
@@ -105,8 +106,59 @@ describe('slots lie where Xen’s headers have them', () => {
     view.setUint8(at.flags, extra.EXTRA_FLAG_MORE);
     view.setUint16(at['u.gso.size'], 1448, true);
     view.setUint8(at['u.gso.type'], extra.GSO_TYPE_TCPV6);
-    const copy = { type: 0, flags: 0, gsoSize: 0, gsoType: 0 };
+    const copy = extra.emptyExtra();
     extra.readExtra(page, 0, copy);
-    expect(copy).toEqual({ type: 1, flags: 1, gsoSize: 1448, gsoType: 2 });
+    expect(copy).toMatchObject({ type: 1, flags: 1, gsoSize: 1448, gsoType: 2 });
+    const written = slotZero();
+    extra.writeGsoExtra(written.page, 0, extra.EXTRA_FLAG_MORE, 1448, extra.GSO_TYPE_TCPV6);
+    expect(written.page.bytes).toEqual(page.bytes);
+  });
+
+  test('an extra that adds a multicast address', () => {
+    const { page, view } = slotZero();
+    const { netif_extra_info: at } = headers;
+    extra.writeMulticastExtra(page, 0, extra.EXTRA_TYPE_MCAST_ADD, 0x0100, 0x5e7f_fffa);
+    expect(view.getUint8(at.type)).toBe(headers.constants.XEN_NETIF_EXTRA_TYPE_MCAST_ADD);
+    const start = at['u.mcast.addr'];
+    expect([...page.bytes.subarray(start, start + 6)]).toEqual([1, 0, 0x5e, 0x7f, 0xff, 0xfa]);
+    const copy = extra.emptyExtra();
+    extra.readExtra(page, 0, copy);
+    expect(copy).toMatchObject({ addressHigh: 0x0100, addressLow: 0x5e7f_fffa });
+  });
+
+  test('a hash extra', () => {
+    const { page, view } = slotZero();
+    const { netif_extra_info: at } = headers;
+    extra.writeHashExtra(page, 0, 0, 2, 1, 0x8899_aabb);
+    expect(view.getUint8(at.type)).toBe(headers.constants.XEN_NETIF_EXTRA_TYPE_HASH);
+    expect(view.getUint8(at['u.hash.type'])).toBe(2);
+    expect(view.getUint8(at['u.hash.algorithm'])).toBe(1);
+    expect(view.getUint32(at['u.hash.value'], true)).toBe(0x8899_aabb);
+  });
+
+  test('control requests and responses, written and read', () => {
+    const { page, view } = slotZero();
+    expect(ringSize(ctrl.CTRL_SLOT_BYTES)).toBe(headers.netif_ctrl_sring.entries);
+    const request = { id: 0xfffe, type: 6, data0: 0xfffffff0, data1: 128, data2: 0x80000000 };
+    ctrl.writeCtrlRequest(page, 0, request);
+    const { netif_ctrl_request: at } = headers;
+    expect(view.getUint16(at.id, true)).toBe(request.id);
+    expect(view.getUint16(at.type, true)).toBe(request.type);
+    expect(view.getUint32(at.data, true)).toBe(request.data0);
+    expect(view.getUint32(at.data + 8, true)).toBe(request.data2);
+    const copy = { id: 0, type: 0, data0: 0, data1: 0, data2: 0 };
+    ctrl.readCtrlRequest(page, 0, copy);
+    expect(copy).toEqual(request);
+    page.bytes.fill(0xee);
+    ctrl.writeCtrlResponse(page, 0, 7, 4, ctrl.CTRL_STATUS_BUFFER_OVERFLOW, 128);
+    const { netif_ctrl_response: answer } = headers;
+    expect(view.getUint16(answer.id, true)).toBe(7);
+    expect(view.getUint16(answer.type, true)).toBe(4);
+    expect(view.getUint32(answer.status, true)).toBe(
+      headers.constants.XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW,
+    );
+    expect(view.getUint32(answer.data, true)).toBe(128);
+    expect([...page.bytes.subarray(12, 16)]).toEqual([0, 0, 0, 0]);
+    expect(page.bytes[16]).toBe(0xee);
   });
 });
