@@ -24,6 +24,9 @@ export const GSO_SIZE_SHIFT = 16;
 /** What is known of a frame whichever way it goes: all but the direction. */
 export const METADATA_MASK = ~0b11;
 
+/** All that is known of segmentation. */
+export const GSO_MASK = (0b11 << GSO_TYPE_SHIFT) | (0xffff << GSO_SIZE_SHIFT);
+
 /** The segmentation of a frame: 0 none, else a `GSO_TYPE` of netif-extra.ts. */
 export function gsoTypeOf(flags: number): number {
   return (flags >>> GSO_TYPE_SHIFT) & 0b11;

@@ -12,6 +12,7 @@ export class FrameQueue {
   readonly #offsets: Uint32Array;
   readonly #lengths: Uint32Array;
   readonly #flags: Uint32Array;
+  readonly #timesMs: Float64Array;
   #region: LocalRegion | undefined;
   #head = 0;
   #count = 0;
@@ -27,6 +28,7 @@ export class FrameQueue {
     this.#offsets = new Uint32Array(capacityFrames);
     this.#lengths = new Uint32Array(capacityFrames);
     this.#flags = new Uint32Array(capacityFrames);
+    this.#timesMs = new Float64Array(capacityFrames);
   }
 
   get count(): number {
@@ -51,8 +53,13 @@ export class FrameQueue {
     return this.#flags[this.#head] as number;
   }
 
+  /** Since when the oldest frame waits, as `push` was told. */
+  get timeMs(): number {
+    return this.#timesMs[this.#head] as number;
+  }
+
   /** Copies a frame of local memory in; returns false, and changes nothing, when it does not fit. */
-  push(offset: number, length: number, flags: number): boolean {
+  push(offset: number, length: number, flags: number, timeMs: number): boolean {
     if (this.#count === this.#capacityFrames) return false;
     const place = this.#place(length);
     if (place === undefined) return false;
@@ -63,6 +70,7 @@ export class FrameQueue {
     this.#offsets[slot] = target;
     this.#lengths[slot] = length;
     this.#flags[slot] = flags;
+    this.#timesMs[slot] = timeMs;
     this.#count += 1;
     this.#bytes += length;
     this.#tail = place + length;

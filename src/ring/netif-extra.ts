@@ -83,8 +83,7 @@ export function writeMulticastExtra(
 }
 
 /**
- * Writes a HASH extra. The header leaves the order of the value's bytes open; Linux copies its
- * native word, which on x86 is little-endian, and so do we.
+ * Writes a HASH extra; the value has its least significant byte first.
  */
 export function writeHashExtra(
   page: Page,

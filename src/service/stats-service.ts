@@ -156,11 +156,13 @@ export function toVifStats(device: NetbackDevice): VifStats {
       index,
       tx: toFrameCounters(queue.tx),
       rx: toFrameCounters(queue.rx),
-      txRingPending: connection?.txPending ?? 0,
-      rxRingPosted: connection?.rxPosted ?? 0,
-      rxQueueBytes: BigInt(connection?.rxQueuedBytes ?? 0),
+      txRingPending: connection?.queues[index]?.txPending ?? 0,
+      rxRingPosted: connection?.queues[index]?.rxPosted ?? 0,
+      rxQueueBytes: BigInt(connection?.queues[index]?.rx.queuedBytes ?? 0),
       eventsReceived: BigInt(queue.eventsReceived),
       eventsSent: BigInt(queue.eventsSent),
+      rxStalled: connection?.queues[index]?.rx.stalled ?? false,
+      txThrottled: connection?.queues[index]?.throttled ?? false,
     })),
   });
 }

@@ -1,6 +1,8 @@
 /** Checks of what clients write, each with the code and the field that the contract names. */
+import type { RateLimit } from '../device/token-bucket.js';
 import { InvalidArgumentError } from '../errors.js';
 import type { Duration } from '../gen/google/protobuf/duration.js';
+import type { RateLimit as WireRateLimit } from '../gen/xenvif/v1/vif.js';
 import { parseMac } from '../wire/ethernet.js';
 
 const LABELS_MAX = 64;
@@ -8,6 +10,8 @@ const LABEL_KEY = /^[a-z0-9._/-]{1,63}$/;
 const LABEL_VALUE_MAX = 255;
 const DOMID_MAX = 0x7fef;
 const HANDLE_MAX = 65535;
+/** xl uses 50 ms where nobody says anything. */
+const RATE_INTERVAL_MS = { unset: 50, min: 1, max: 1000 };
 const REQUEST_ID_MAX = 128;
 
 export interface VifName {
@@ -56,6 +60,21 @@ export function checkMtu(mtu: number): number {
     );
   }
   return mtu;
+}
+
+/** @throws InvalidArgumentError RATE_OUT_OF_RANGE, DURATION_OUT_OF_RANGE. */
+export function checkRate(rate: WireRateLimit | undefined): RateLimit | undefined {
+  if (rate === undefined) return undefined;
+  const bytesPerInterval = Number(rate.bytesPerInterval);
+  if (bytesPerInterval < 1 || bytesPerInterval > Number.MAX_SAFE_INTEGER) {
+    throw new InvalidArgumentError(
+      'RATE_OUT_OF_RANGE',
+      'spec.rate.bytes_per_interval',
+      'A rate must let at least 1 byte pass in each interval, and at most 2^53.',
+    );
+  }
+  const intervalMs = checkDurationMs(rate.interval, 'spec.rate.interval', RATE_INTERVAL_MS);
+  return { bytesPerInterval, intervalUs: Math.round(intervalMs * 1000) };
 }
 
 /** @throws InvalidArgumentError DOMID_OUT_OF_RANGE. */

@@ -6,7 +6,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import type { NetbackDevice } from '../device/netback/device.js';
 import type { Netback, VifEvent } from '../device/netback/index.js';
 import { NotFoundError, OutOfRangeError } from '../errors.js';
-import { Vif, VifPhase, XenbusState } from '../gen/xenvif/v1/vif.js';
+import { type RateLimit, Vif, VifPhase, XenbusState } from '../gen/xenvif/v1/vif.js';
 import { parseVifName } from './validate.js';
 
 export interface VifChange {
@@ -101,7 +101,12 @@ export function toVif(device: NetbackDevice): Vif {
     name: device.name,
     uid: device.uid,
     labels: device.labels,
-    spec: { mac: configuration.mac, mtu: configuration.mtu, switch: 'switches/default' },
+    spec: {
+      mac: configuration.mac,
+      mtu: configuration.mtu,
+      rate: toRate(configuration.rate),
+      switch: 'switches/default',
+    },
     status: {
       phase: phaseOf(device),
       backendState: toXenbusState(status.backendState),
@@ -109,14 +114,20 @@ export function toVif(device: NetbackDevice): Vif {
       reason: status.reason,
       message: status.message,
       since: new Date(status.sinceMs),
-      queues: features === undefined ? 0 : 1,
+      queues: device.connection?.queues.length ?? 0,
       connects: BigInt(status.connects),
+      linkUp: configuration.carrier,
       ...(features === undefined
         ? {}
         : {
             features: {
               scatterGather: features.scatterGather,
-              ipv4ChecksumOffload: features.checksumOffload,
+              gsoTcpv4: features.gsoTcpv4,
+              gsoTcpv6: features.gsoTcpv6,
+              ipv4ChecksumOffload: features.ipv4Checksum,
+              ipv6ChecksumOffload: features.ipv6Checksum,
+              multicastControl: features.multicastControl,
+              controlRing: features.controlRing,
               splitEventChannels: features.splitEventChannels,
               rxNotify: features.rxNotify,
             },
@@ -125,6 +136,15 @@ export function toVif(device: NetbackDevice): Vif {
   });
   const etag = createHash('sha256').update(Vif.encode(vif).finish()).digest('base64url');
   return { ...vif, etag: etag.slice(0, 22) };
+}
+
+function toRate(rate: NetbackDevice['configuration']['rate']): RateLimit | undefined {
+  if (rate === undefined) return undefined;
+  const seconds = Math.floor(rate.intervalUs / 1e6);
+  return {
+    bytesPerInterval: BigInt(rate.bytesPerInterval),
+    interval: { seconds: BigInt(seconds), nanos: (rate.intervalUs - seconds * 1e6) * 1000 },
+  };
 }
 
 /** The numbers are those of xenbus.h on both sides; 0 stands for none. */

@@ -37,6 +37,7 @@ import {
   checkMac,
   checkMtu,
   checkPageSize,
+  checkRate,
   checkRequestId,
   matchesLabels,
 } from './validate.js';
@@ -120,6 +121,7 @@ export class VifService {
       handle: checkHandle(request.handle),
       mac: spec.mac,
       mtu: spec.mtu,
+      rate: spec.rate,
       labels: checkLabels(request.labels),
       uid: randomUUID(),
     });
@@ -272,8 +274,7 @@ export class VifService {
 }
 
 /** @throws InvalidArgumentError, and UnimplementedError for what this version cannot do. */
-function checkSpec(spec: VifSpec | undefined): { mac: string; mtu: number } {
-  if (spec?.rate !== undefined) throw new UnimplementedError('spec.rate is not implemented yet.');
+function checkSpec(spec: VifSpec | undefined) {
   if (spec?.portPolicy !== undefined) {
     throw new UnimplementedError('spec.port_policy is not implemented yet.');
   }
@@ -282,7 +283,11 @@ function checkSpec(spec: VifSpec | undefined): { mac: string; mtu: number } {
     throw new UnimplementedError('There is one switch, switches/default, in this version.');
   }
   const mac = spec?.mac ?? '';
-  return { mac: mac === '' ? randomMac() : checkMac(mac), mtu: checkMtu(spec?.mtu ?? 0) };
+  return {
+    mac: mac === '' ? randomMac() : checkMac(mac),
+    mtu: checkMtu(spec?.mtu ?? 0),
+    rate: checkRate(spec?.rate),
+  };
 }
 
 /** An address in the range that Xen has been given: 00:16:3e, then 23 random bits. */

@@ -1,5 +1,5 @@
 /** Counters as a table: totals, rates where there is an earlier sample, and drops by cause. */
-import type { FrameCounters, VifStats } from '@xenvif/client';
+import type { FrameCounters, QueueStats, VifStats } from '@xenvif/client';
 import type { Output } from './output.js';
 import { bitRateText, bytesText, packetRateText, shortName } from './units.js';
 
@@ -28,6 +28,38 @@ export function statsText(
   return [out.tableText(head, rows, numbers), dropsText(out, stats)].filter(Boolean).join('\n');
 }
 
+/** The table of `stats --queues`: each queue, what is on its rings, and its drops. */
+export function queuesText(out: Output, stats: readonly VifStats[]): string {
+  const head = ['VIF', 'QUEUE', 'TX PKTS', 'TX BYTES', 'TX PENDING', 'RX PKTS', 'RX BYTES'];
+  head.push('RX POSTED', 'RX QUEUED', 'EVENTS IN', 'EVENTS OUT', 'STATE');
+  const rows = stats.flatMap(({ name, queues }) =>
+    queues.map((queue) => [
+      shortName(name),
+      String(queue.index),
+      String(queue.tx.packets),
+      bytesText(queue.tx.bytes),
+      String(queue.txRingPending),
+      String(queue.rx.packets),
+      bytesText(queue.rx.bytes),
+      String(queue.rxRingPosted),
+      bytesText(queue.rxQueueBytes),
+      String(queue.eventsReceived),
+      String(queue.eventsSent),
+      queueState(out, queue),
+    ]),
+  );
+  const numbers = head.map((_, index) => index).slice(1, -1);
+  const queues = stats.flatMap(({ name, queues: all }) =>
+    all.map(({ index, rx, tx }) => ({ name: `${name} queue ${index}`, rx, tx })),
+  );
+  return [out.tableText(head, rows, numbers), dropsText(out, queues)].filter(Boolean).join('\n');
+}
+
+function queueState(out: Output, { rxStalled, txThrottled }: QueueStats): string {
+  if (rxStalled) return out.styled('stalled', 'bad');
+  return txThrottled ? out.styled('throttled', 'warning') : '-';
+}
+
 function counterCells(
   out: Output,
   counters: FrameCounters,
@@ -48,7 +80,7 @@ function counterCells(
   return [...cells, out.styled(String(drops), drops > 0n ? 'bad' : undefined)];
 }
 
-function dropsText(out: Output, stats: readonly VifStats[]): string {
+function dropsText(out: Output, stats: readonly Pick<VifStats, 'name' | 'rx' | 'tx'>[]): string {
   const rows = stats.flatMap(({ name, tx, rx }) =>
     [
       ...tx.drops.map((drop) => ({ direction: 'TX', ...drop })),

@@ -33,6 +33,7 @@ export function printVif(out: Output, vif: Vif): void {
     ['phase', phaseText(out, status.phase)],
     ['reason', `${status.reason}${status.message ? `: ${status.message}` : ''}`],
     ['since', status.since ? `${status.since.toISOString()} (${ageText(status.since)} ago)` : '-'],
+    ['link', status.linkUp ? 'up' : out.styled('down', 'bad')],
     ['backend', status.backendState],
     ['frontend', status.frontendState],
     ['features', featuresText(vif)],

@@ -35,6 +35,10 @@ export interface QueueStats {
   readonly rxQueueBytes: bigint;
   readonly eventsReceived: bigint;
   readonly eventsSent: bigint;
+  /** The guest has posted no RX buffers for long: what is for it is dropped at once. */
+  readonly rxStalled: boolean;
+  /** The rate limit holds back what the guest has put on its ring. */
+  readonly txThrottled: boolean;
 }
 
 /** Counters of a vif. Directions are the guest's: it transmits (tx) and receives (rx). */

@@ -57,6 +57,8 @@ export interface VifStatus {
   readonly queues: number;
   /** How many times it has connected. */
   readonly connects: bigint;
+  /** The link is up: what the guest sees as its carrier. */
+  readonly linkUp: boolean;
 }
 
 /** A virtual network interface of a guest. */
@@ -109,6 +111,7 @@ export function vifFromWire(wire: WireVif): Vif {
       ...(status?.features && { features: status.features }),
       queues: status?.queues ?? 0,
       connects: status?.connects ?? 0n,
+      linkUp: status?.linkUp ?? true,
     },
   };
 }

@@ -1,217 +1,228 @@
 /**
- * A netback that is connected: its mapped rings, its event channels and the turns in which they
- * are worked on. A connection is made whole or not at all, and `close` gives everything back.
+ * A vif whose guest is connected: its queues, its control ring, and the way of a frame to the guest:
+ * multicast filter, queue choice, and whatever the guest cannot take done for it in software. A
+ * connection is made whole or not at all, and `close` gives everything back.
  */
-import type { Logger } from 'pino';
-import type { BackRing } from '../../ring/shared-ring.js';
-import type { EventChannel, MappedPage, Xen } from '../../xen/xen.js';
-import type { FrameBatch } from '../frame-batch.js';
-import type { QueueMetrics } from '../metrics.js';
-import type { BatchListener } from '../network.js';
-import type { FrontendParameters } from './handshake.js';
-import { RxQueue, type RxScratch } from './rx-queue.js';
-import { TxQueue, type TxScratch } from './tx-queue.js';
 
-/** Batches that one device may take before every other gets its turn. */
-const BATCHES_PER_TURN = 4;
-
-/** What all connections of a daemon share. */
-export interface NetbackContext {
-  readonly xen: Xen;
-  readonly tx: TxScratch;
-  readonly rx: RxScratch;
-  readonly logger: Logger;
-  /**
-   * False while the vifs that are there at the start are taken up: what a guest sent before then
-   * may be for a guest that is not connected yet, and waits on its ring so that it is not lost.
-   */
-  running: boolean;
-}
+import { GSO_TYPE_TCPV4 } from '../../ring/netif-extra.js';
+import { completeChecksum } from '../../wire/checksum-offload.js';
+import { ETHERTYPE_IPV4 } from '../../wire/ethernet.js';
+import {
+  ETHERTYPE_IPV6,
+  ETHERTYPE_SERVICE_VLAN,
+  ETHERTYPE_VLAN,
+  readU16,
+} from '../../wire/packet-layout.js';
+import {
+  CHECKSUM_BLANK,
+  DATA_VALIDATED,
+  type FrameBatch,
+  GSO_MASK,
+  gsoSizeOf,
+  gsoTypeOf,
+  METADATA_MASK,
+} from '../frame-batch.js';
+import type { DeviceMetrics } from '../metrics.js';
+import { type BatchListener, WriteOutcome } from '../network.js';
+import type { TokenBucket } from '../token-bucket.js';
+import type { NetbackContext } from './context.js';
+import { ControlRing } from './control-ring.js';
+import { FlowSteering } from './flow-steering.js';
+import type { FrontendParameters, NetbackFeatures } from './handshake.js';
+import { MulticastFilter } from './multicast-filter.js';
+import { Queue } from './queue.js';
+import { NO_HASH, PATIENCE_WITH_NOTIFY, PATIENCE_WITHOUT_NOTIFY } from './rx-queue.js';
 
 export interface ConnectionHooks {
   readonly fromGuest: BatchListener;
   readonly toGuest: () => BatchListener | undefined;
+  /** The limit on what the guest may send, as it is now. */
+  readonly bucket: () => TokenBucket | undefined;
+  /** Whether the link is down: no frame passes, either way. */
+  readonly isDown: () => boolean;
   /** The rings make no sense, or Xen failed us: the connection must be closed. */
   readonly fault: (error: unknown) => void;
 }
 
-export class Connection {
+export interface ConnectionOptions {
+  readonly domid: number;
   readonly parameters: FrontendParameters;
+  /** A daemon before us made the connection. */
+  readonly adopted: boolean;
+  readonly metrics: DeviceMetrics;
+  readonly hooks: ConnectionHooks;
+}
+
+export class Connection {
+  readonly features: NetbackFeatures;
+  readonly queues: readonly Queue[];
   readonly #context: NetbackContext;
-  readonly #metrics: QueueMetrics;
+  readonly #metrics: DeviceMetrics;
   readonly #hooks: ConnectionHooks;
-  readonly #tx: TxQueue;
-  readonly #rx: RxQueue;
-  readonly #pages: MappedPage[];
-  readonly #txChannel: EventChannel;
-  /** The same channel as TX unless the frontend has split them. */
-  readonly #rxChannel: EventChannel;
-  readonly #notifyTx: () => void;
-  #immediate: NodeJS.Immediate | undefined;
-  #open = true;
+  readonly #multicast: MulticastFilter;
+  readonly #steering: FlowSteering;
+  readonly #control: ControlRing | undefined;
+  /** The guest takes a blank checksum whatever is in the frame. */
+  readonly #takesBlank: boolean;
 
   /** @throws GrantError, EventChannelError, ProtocolError; nothing is left behind then. */
-  constructor(
-    context: NetbackContext,
-    domid: number,
-    parameters: FrontendParameters,
-    metrics: QueueMetrics,
-    hooks: ConnectionHooks,
-  ) {
-    const { xen } = context;
-    this.parameters = parameters;
+  constructor(context: NetbackContext, options: ConnectionOptions) {
+    const { adopted, domid, hooks, metrics, parameters } = options;
+    const { features } = parameters;
+    this.features = features;
     this.#context = context;
     this.#metrics = metrics;
     this.#hooks = hooks;
-    const undo: (() => void)[] = [];
+    this.#multicast = new MulticastFilter(features.multicastControl, adopted);
+    this.#steering = new FlowSteering(parameters.queues.length);
+    this.#takesBlank = features.ipv4Checksum && features.ipv6Checksum;
+    const queues: Queue[] = [];
     try {
-      const txPage = xen.grants.map(domid, parameters.txRingRef, 'write');
-      undo.push(() => txPage.unmap());
-      const rxPage = xen.grants.map(domid, parameters.rxRingRef, 'write');
-      undo.push(() => rxPage.unmap());
-      this.#pages = [txPage, rxPage];
-      this.#tx = new TxQueue(txPage.page, xen.grants, domid, context.tx, metrics, hooks.fromGuest);
-      this.#rx = new RxQueue(rxPage.page, xen.grants, xen.memory, context.rx, metrics, {
-        scatterGather: parameters.features.scatterGather,
-        domid,
-        notify: () => this.#notify(this.#rxChannel),
-        observer: hooks.toGuest,
-      });
-      this.#tx.ring.pendingRequests();
-      this.#rx.ring.pendingRequests();
-      this.#txChannel = xen.events.bind(domid, parameters.txPort, () => this.#onTxEvent());
-      undo.push(() => this.#txChannel.close());
-      this.#rxChannel =
-        parameters.rxPort === parameters.txPort
-          ? this.#txChannel
-          : xen.events.bind(domid, parameters.rxPort, () => this.#onRxEvent());
+      for (const [index, queue] of parameters.queues.entries()) {
+        queues.push(
+          new Queue(context, index, queue, metrics.queue(index), {
+            domid,
+            scatterGather: features.scatterGather,
+            patience: features.rxNotify ? PATIENCE_WITH_NOTIFY : PATIENCE_WITHOUT_NOTIFY,
+            multicast: this.#multicast,
+            deliver: hooks.fromGuest,
+            toGuest: hooks.toGuest,
+            bucket: hooks.bucket,
+            isDown: hooks.isDown,
+            fault: hooks.fault,
+          }),
+        );
+      }
+      const { control } = parameters;
+      if (control !== undefined) {
+        const { ref, port } = control;
+        const { xen } = context;
+        this.#control = new ControlRing(xen, domid, ref, port, this.#steering, hooks.fault);
+      }
     } catch (error) {
-      for (const step of undo.reverse()) step();
+      for (const queue of queues) queue.close();
       throw error;
     }
-    this.#notifyTx = () => this.#notify(this.#txChannel);
-  }
-
-  /** Requests on the TX ring that wait to be taken. */
-  get txPending(): number {
-    return this.#pending(this.#tx.ring);
-  }
-
-  /** Buffers on the RX ring that wait to be filled. */
-  get rxPosted(): number {
-    return this.#pending(this.#rx.ring);
-  }
-
-  get rxQueuedBytes(): number {
-    return this.#rx.queuedBytes;
+    this.queues = queues;
   }
 
   /** Sends frames to the guest; see `Network.writeBatch`. */
   write(batch: FrameBatch, outcomes?: Uint8Array): number {
+    let accepted = 0;
     try {
-      return this.#rx.write(batch, outcomes);
+      for (let index = 0; index < batch.count; index += 1) {
+        const outcome = this.#send(batch, index);
+        if (outcome === WriteOutcome.accepted) accepted += 1;
+        if (outcomes !== undefined) outcomes[index] = outcome;
+      }
+      for (const queue of this.queues) queue.rx.commit();
     } catch (error) {
       this.#hooks.fault(error);
+      outcomes?.fill(WriteOutcome.notConnected, 0, batch.count);
       return 0;
     }
+    return accepted;
   }
 
-  /**
-   * Looks at both rings without waiting for an event: after a start there may be work that a
-   * daemon before us was told of.
-   */
+  /** The guest has changed its mind about multicast filtering. */
+  filterMulticast(enabled: boolean): void {
+    this.#multicast.enabled = enabled;
+  }
+
+  /** Looks at all rings without waiting for an event. */
   kick(): void {
-    this.#immediate ??= setImmediate(() => {
-      this.#turn();
-      this.#flushQueue();
-    });
+    for (const queue of this.queues) queue.kick();
+    this.#control?.kick();
   }
 
-  /**
-   * Wakes the guest on rings that a daemon before us served: it may have died after it answered
-   * and before it said so.
-   */
+  /** Wakes the guest on rings that a daemon before us served. */
   wakeGuest(): void {
-    this.#notify(this.#txChannel);
-    if (this.#rxChannel !== this.#txChannel) this.#notify(this.#rxChannel);
+    for (const queue of this.queues) queue.wakeGuest();
   }
 
-  /** Answers what the guest has put on the ring so far: what comes before an orderly handover. */
+  /** Answers what the guest has put on the rings so far: what comes before an orderly handover. */
   drain(): void {
-    try {
-      while (this.#open && this.#tx.consume(this.#notifyTx) > 0);
-      if (this.#open) this.#rx.flush();
-    } catch (error) {
-      this.#hooks.fault(error);
-    }
+    for (const queue of this.queues) queue.drain();
   }
 
   /** Gives mappings and ports back. What waits for the guest is dropped and counted. */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    if (this.#immediate !== undefined) clearImmediate(this.#immediate);
-    this.#rx.close();
-    if (this.#rxChannel !== this.#txChannel) this.#rxChannel.close();
-    this.#txChannel.close();
-    for (const page of this.#pages) page.unmap();
+    for (const queue of this.queues) queue.close();
+    this.#control?.close();
   }
 
-  #pending(ring: BackRing): number {
-    try {
-      return this.#open ? ring.pendingRequests() : 0;
-    } catch (error) {
-      this.#hooks.fault(error);
-      return 0;
+  #send(batch: FrameBatch, index: number): WriteOutcome {
+    const { bytes } = batch;
+    const offset = batch.offset(index);
+    if (this.#hooks.isDown()) {
+      this.#metrics.unconnected.rx.drop('rx-queue', 'CARRIER_DOWN');
+      return WriteOutcome.notConnected;
     }
-  }
-
-  #notify(channel: EventChannel): void {
-    this.#metrics.eventsSent += 1;
-    channel.notify();
-  }
-
-  #onTxEvent(): void {
-    this.#metrics.eventsReceived += 1;
-    if (this.#immediate === undefined) this.#turn();
-  }
-
-  #onRxEvent(): void {
-    this.#metrics.eventsReceived += 1;
-    this.#flushQueue();
-  }
-
-  /** Sends what waits for the guest, now that it may have posted buffers. */
-  #flushQueue(): void {
-    if (!this.#open || !this.#context.running) return;
-    try {
-      this.#rx.flush();
-      if (this.#open) this.#rxChannel.unmask();
-    } catch (error) {
-      this.#hooks.fault(error);
+    if (!this.#multicast.passes(bytes, offset)) {
+      this.#metrics.unconnected.rx.drop('rx-queue', 'MULTICAST_FILTERED');
+      return WriteOutcome.accepted;
     }
-  }
-
-  /**
-   * One device's turn. The channel stays masked while there is work, so that a guest that shouts
-   * is heard once; it is unmasked when the ring is empty after the guest was told to shout again.
-   */
-  #turn(): void {
-    this.#immediate = undefined;
-    if (!this.#open || !this.#context.running) return;
-    try {
-      if (this.#rxChannel === this.#txChannel) this.#rx.flush();
-      for (let batch = 0; batch < BATCHES_PER_TURN; batch += 1) {
-        if (this.#tx.consume(this.#notifyTx) > 0) continue;
-        if (!this.#open) return;
-        if (this.#tx.ring.requestEvent(1) === 0) {
-          this.#txChannel.unmask();
-          return;
-        }
+    const length = batch.length(index);
+    const steering = this.#steering;
+    const chosen = steering.isNeeded ? steering.choose(bytes, offset, length) : 0;
+    const queue = this.queues[chosen] as Queue;
+    const flags = batch.flag(index);
+    const gsoType = gsoTypeOf(flags);
+    if (gsoType !== 0) {
+      if (!this.#takesGso(gsoType)) return this.#sendSegments(queue, bytes, offset, length, flags);
+    } else if ((flags & CHECKSUM_BLANK) !== 0 && !this.#takesBlankOf(bytes, offset)) {
+      // The frame is ours to write in; whoever gets it after us has its checksum, too.
+      if (!completeChecksum(bytes, offset, length)) {
+        this.#metrics.unconnected.rx.drop('rx-queue', 'CHECKSUM_OFFSET_INVALID');
+        return WriteOutcome.tooLong;
       }
-      this.kick();
-    } catch (error) {
-      this.#hooks.fault(error);
+      batch.flags[index] = (flags & ~CHECKSUM_BLANK) | DATA_VALIDATED;
     }
+    return queue.rx.send(offset, length, batch.flag(index), steering.hash);
+  }
+
+  #takesGso(type: number): boolean {
+    const { gsoTcpv4, gsoTcpv6, ipv4Checksum, ipv6Checksum, scatterGather } = this.features;
+    if (!scatterGather) return false;
+    return type === GSO_TYPE_TCPV4 ? gsoTcpv4 && ipv4Checksum : gsoTcpv6 && ipv6Checksum;
+  }
+
+  #takesBlankOf(bytes: Uint8Array, offset: number): boolean {
+    if (this.#takesBlank) return true;
+    let type = readU16(bytes, offset + 12);
+    for (let tag = 1; tag <= 2; tag += 1) {
+      if (type !== ETHERTYPE_VLAN && type !== ETHERTYPE_SERVICE_VLAN) break;
+      type = readU16(bytes, offset + 12 + tag * 4);
+    }
+    if (type === ETHERTYPE_IPV4) return this.features.ipv4Checksum;
+    return type === ETHERTYPE_IPV6 && this.features.ipv6Checksum;
+  }
+
+  /** Cuts a frame for a guest that cannot, and sends the segments. */
+  #sendSegments(
+    queue: Queue,
+    bytes: Uint8Array,
+    offset: number,
+    length: number,
+    flags: number,
+  ): WriteOutcome {
+    const { segmenter, segments } = this.#context;
+    const count = segmenter.begin(bytes, offset, length, gsoSizeOf(flags));
+    if (count === 0) {
+      this.#metrics.unconnected.rx.drop('rx-queue', 'SEGMENTATION_FAILED');
+      return WriteOutcome.tooLong;
+    }
+    const metadata = (flags & METADATA_MASK & ~GSO_MASK & ~CHECKSUM_BLANK) | DATA_VALIDATED;
+    let place = segments.offset;
+    let outcome: WriteOutcome = WriteOutcome.accepted;
+    for (let segment = 0; segment < count; segment += 1) {
+      const size = segmenter.next(bytes, place);
+      const result = queue.rx.send(place, size, metadata, NO_HASH);
+      if (result !== WriteOutcome.accepted) outcome = result;
+      place += size;
+    }
+    // The segments' place is for the next frame that has to be cut.
+    queue.rx.commit();
+    return outcome;
   }
 }

@@ -4,7 +4,7 @@
  * look at a time is taken, and what to do is decided by xenbus.ts.
  */
 import { randomUUID } from 'node:crypto';
-import { DisconnectedError, XenvifError } from '../../errors.js';
+import { DisconnectedError, ProtocolError, XenvifError } from '../../errors.js';
 import type { StoreWatch } from '../../xen/xen.js';
 import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
@@ -12,13 +12,16 @@ import type { FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics } from '../metrics.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
 import { copyFrames, stageFrame } from '../single-frame.js';
-import { Connection, type NetbackContext } from './connection.js';
+import { TokenBucket } from '../token-bucket.js';
+import { Connection } from './connection.js';
+import type { NetbackContext } from './context.js';
 import {
   advertise,
   checkFrontendLink,
   type NetbackFeatures,
   readConfiguration,
   readFrontend,
+  readMulticastRequest,
   readStates,
   type VifConfiguration,
   type VifPaths,
@@ -39,7 +42,13 @@ export class NetbackDevice implements Network {
   /** Names this vif for ever; kept in XenStore, so that a restart of ours does not change it. */
   uid = '';
   labels: Readonly<Record<string, string>> = {};
-  configuration: VifConfiguration = { mac: '', mtu: 1500, bridge: '', rate: '' };
+  configuration: VifConfiguration = {
+    mac: '',
+    mtu: 1500,
+    bridge: '',
+    rate: undefined,
+    carrier: true,
+  };
   status: VifStatus = {
     phase: 'connecting',
     reason: 'WAITING_FOR_FRONTEND',
@@ -60,15 +69,28 @@ export class NetbackDevice implements Network {
   };
   #connection: Connection | undefined;
   #watch: StoreWatch | undefined;
+  #multicastWatch: StoreWatch | undefined;
+  #bucket: TokenBucket | undefined;
   readonly #looking = new CoalescedTask(
     () => this.#step(),
     // XenStore is away or refuses: its return fires every watch, and that looks again.
     (error) =>
       this.#context.logger.warn({ vif: this.name, error }, 'could not follow the state of a vif'),
   );
+  readonly #samplingMulticast = new CoalescedTask(
+    async () => {
+      const { store } = this.#context.xen;
+      const enabled = await readMulticastRequest(store, this.paths.frontend);
+      this.#connection?.filterMulticast(enabled);
+    },
+    (error) =>
+      this.#context.logger.warn({ vif: this.name, error }, 'could not follow multicast control'),
+  );
   #stopped = false;
   /** Why the device was stopped; it stays so until the frontend starts anew. */
   #fault: VifFault | undefined;
+  /** What is wrong with the toolstack's nodes. */
+  #complaint: VifFault | undefined;
 
   constructor(
     context: NetbackContext,
@@ -110,7 +132,7 @@ export class NetbackDevice implements Network {
 
   /** What was agreed on; undefined while not connected. */
   get features(): NetbackFeatures | undefined {
-    return this.#connection?.parameters.features;
+    return this.#connection?.features;
   }
 
   get connection(): Connection | undefined {
@@ -197,6 +219,11 @@ export class NetbackDevice implements Network {
     return () => this.#observers.delete(onBatch);
   }
 
+  /** Says whether the link is up: to the guest, which sees it as its carrier, and to all frames. */
+  async setCarrier(isUp: boolean): Promise<void> {
+    await this.#context.xen.store.write(`${this.paths.backend}/carrier`, isUp ? '1' : '0');
+  }
+
   async setLabels(labels: Readonly<Record<string, string>>): Promise<void> {
     await this.#context.xen.store.write(
       `${this.paths.backend}/xenvif/labels`,
@@ -208,7 +235,7 @@ export class NetbackDevice implements Network {
   async #readIdentity(): Promise<void> {
     const { store } = this.#context.xen;
     const base = `${this.paths.backend}/xenvif`;
-    this.configuration = await readConfiguration(store, this.paths);
+    await this.#readConfiguration();
     this.labels = parseLabels(await store.readIfExists(`${base}/labels`));
     const uid = await store.readIfExists(`${base}/uid`);
     this.uid = uid ?? randomUUID();
@@ -229,25 +256,61 @@ export class NetbackDevice implements Network {
     }
     const next = nextBackendState(view);
     if (view.own !== XenbusState.connected) this.#disconnectRings();
+    const isConfigured = await this.#readConfiguration();
     if (next === XenbusState.connected && this.#connection === undefined) {
       if (!(await this.#connectRings(view.own === XenbusState.connected))) return;
     }
-    if (next !== view.own) {
+    if (next === XenbusState.initWait && view.own !== next) {
+      this.#fault = undefined;
+      if (isConfigured) await this.#offer();
+    } else if (next !== view.own) {
       if (next === XenbusState.closing || next === XenbusState.closed) this.#disconnectRings();
-      if (next === XenbusState.initWait) {
-        this.#fault = undefined;
-        this.configuration = await readConfiguration(store, this.paths);
-        await advertise(store, this.paths);
-      } else {
-        await writeState(store, this.paths, next);
-      }
+      await writeState(store, this.paths, next);
       this.look();
     } else if (next === XenbusState.closed && !view.online && this.#context.xen.domid !== 0) {
       // In a driver domain nobody else removes the directory, and libxl waits for it to vanish.
       await store.rm(this.paths.backend);
       this.look();
     }
-    this.#setStatus(next, view.frontend, view.online);
+    this.#setStatus(isConfigured ? next : view.own, view.frontend, view.online);
+  }
+
+  /** Says what we can do, and waits for the frontend's answer. */
+  async #offer(): Promise<void> {
+    const { queuesMax, xen } = this.#context;
+    await advertise(xen.store, this.paths, queuesMax, this.configuration.carrier);
+    this.look();
+  }
+
+  /**
+   * Reads what the toolstack wrote, and has it apply at once where it can. Returns false when it
+   * cannot be meant: what was in force stays so, and the device's error node says why.
+   */
+  async #readConfiguration(): Promise<boolean> {
+    const { store } = this.#context.xen;
+    try {
+      this.configuration = await readConfiguration(store, this.paths);
+      if (this.#complaint !== undefined) await writeError(store, this.paths, undefined);
+      this.#complaint = undefined;
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      const { code, message } = error;
+      if (this.#complaint?.code !== code) {
+        this.#context.logger.error({ vif: this.name, reason: code }, message);
+        await writeError(store, this.paths, `${code}: ${message}`);
+      }
+      this.#complaint = { code, message };
+      return false;
+    }
+    const { rate } = this.configuration;
+    const old = this.#bucket?.limit;
+    const isSame =
+      old?.bytesPerInterval === rate?.bytesPerInterval && old?.intervalUs === rate?.intervalUs;
+    if (!isSame) {
+      this.#bucket = rate === undefined ? undefined : new TokenBucket(rate, performance.now());
+      this.#connection?.kick();
+    }
+    return true;
   }
 
   /** Connects to the rings; on a fault of the frontend the device goes to Closing. */
@@ -256,30 +319,44 @@ export class NetbackDevice implements Network {
     try {
       await checkFrontendLink(store, this.paths);
       const parameters = await store.transaction((transaction) =>
-        readFrontend(transaction, this.paths.frontend),
+        readFrontend(transaction, this.paths.frontend, this.#context.queuesMax),
       );
       if (this.#stopped) return false;
-      this.#connection = new Connection(
-        this.#context,
-        this.domid,
+      const connection = new Connection(this.#context, {
+        domid: this.domid,
         parameters,
-        this.metrics.queue(0),
-        {
+        adopted,
+        metrics: this.metrics,
+        hooks: {
           fromGuest: (batch) => this.#fromGuest(batch),
           toGuest: () => (this.#observers.size > 0 ? this.#observe : undefined),
+          bucket: () => this.#bucket,
+          isDown: () => !this.configuration.carrier,
           fault: (error) => this.#stop(error),
         },
-      );
+      });
+      this.#connection = connection;
       this.status = { ...this.status, connects: this.status.connects + 1 };
       this.#context.logger.info({ vif: this.name, adopted, ...parameters }, 'connected');
-      if (adopted) this.#connection.wakeGuest();
-      this.#connection.kick();
+      if (adopted) connection.wakeGuest();
+      connection.kick();
+      await this.#watchMulticast(connection);
       return true;
     } catch (error) {
       if (!(error instanceof XenvifError) || error.code.startsWith('XENSTORE_')) throw error;
       this.#stop(error);
       return false;
     }
+  }
+
+  /** Multicast filtering is the one wish of a frontend that may change while it is connected. */
+  async #watchMulticast(connection: Connection): Promise<void> {
+    const path = `${this.paths.frontend}/request-multicast-control`;
+    const watch = await this.#context.xen.store.watch(path, () =>
+      this.#samplingMulticast.request(),
+    );
+    if (this.#connection === connection) this.#multicastWatch = watch;
+    else await watch.unwatch();
   }
 
   #fromGuest(batch: FrameBatch): void {
@@ -290,6 +367,9 @@ export class NetbackDevice implements Network {
   #disconnectRings(): void {
     this.#connection?.close();
     this.#connection = undefined;
+    // A watch that xenstored has lost with its connection is gone, which is what we want.
+    void this.#multicastWatch?.unwatch().catch(() => undefined);
+    this.#multicastWatch = undefined;
   }
 
   /** Stops the device for a fault. Only a frontend that starts anew gets it back. */
@@ -304,13 +384,13 @@ export class NetbackDevice implements Network {
       { vif: this.name, reason: this.#fault.code, error },
       'stopped a vif',
     );
-    void this.#reportFault(this.#fault.message);
+    void this.#reportFault(this.#fault);
   }
 
-  async #reportFault(message: string): Promise<void> {
+  async #reportFault({ code, message }: VifFault): Promise<void> {
     const { store } = this.#context.xen;
     try {
-      await writeError(store, this.paths, message);
+      await writeError(store, this.paths, `${code}: ${message}`);
       await writeState(store, this.paths, XenbusState.closing);
     } catch (error) {
       this.#context.logger.warn({ vif: this.name, error }, 'could not report a stopped vif');
@@ -328,7 +408,7 @@ export class NetbackDevice implements Network {
   }
 
   #setStatus(own: XenbusState, frontend: XenbusState, online: boolean): void {
-    const [phase, reason, message] = describe(own, frontend, online, this.#fault);
+    const [phase, reason, message] = describe(own, frontend, online, this.#fault, this.#complaint);
     const old = this.status;
     const changed =
       old.phase !== phase ||

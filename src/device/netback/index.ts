@@ -6,16 +6,17 @@ import type { Logger } from 'pino';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
-import type { NetbackContext } from './connection.js';
+import { NetbackContext } from './context.js';
 import { NetbackDevice } from './device.js';
-import { RxScratch } from './rx-queue.js';
-import { TxScratch } from './tx-queue.js';
 
 export type VifEvent = 'updated' | 'deleted';
 export type VifListener = (event: VifEvent, device: NetbackDevice) => void;
 
+/** Linux takes as many as it has processors; more than these gain nothing from one thread of ours. */
+const QUEUES_MAX_DEFAULT = 8;
+
 /** Nodes of a vif's directory whose change makes a difference to us. */
-const RELEVANT = new Set(['', 'state', 'online', 'frontend', 'frontend-id', 'mtu', 'rate']);
+const RELEVANT = new Set(['', 'state', 'online', 'frontend', 'mtu', 'rate', 'carrier']);
 
 export class Netback {
   readonly #context: NetbackContext;
@@ -30,15 +31,10 @@ export class Netback {
   );
   #stopped = false;
 
-  constructor(xen: Xen, logger: Logger) {
+  /** `queuesMax` is how many queues a guest may have for one vif. */
+  constructor(xen: Xen, logger: Logger, queuesMax = QUEUES_MAX_DEFAULT) {
     this.#logger = logger;
-    this.#context = {
-      xen,
-      logger,
-      tx: new TxScratch(xen.memory),
-      rx: new RxScratch(xen.memory),
-      running: false,
-    };
+    this.#context = new NetbackContext(xen, logger, queuesMax);
     this.#root = `/local/domain/${xen.domid}/backend/vif`;
   }
 
@@ -89,7 +85,7 @@ export class Netback {
     await this.#scanning.settled();
     await Promise.all(devices.map((device) => device.release()));
     this.#devices.clear();
-    this.#context.tx.free();
+    this.#context.free();
   }
 
   /** Tells listeners of a change that is not in XenStore's states, such as new labels. */

@@ -6,6 +6,7 @@ import { AlreadyExistsError, NotFoundError } from '../../errors.js';
 import { writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations, StorePermissions } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
+import type { RateLimit } from '../token-bucket.js';
 import { vifPaths } from './handshake.js';
 
 /** What a new vif shall be. */
@@ -16,6 +17,8 @@ export interface NewVif {
   readonly handle: number | undefined;
   readonly mac: string;
   readonly mtu: number;
+  /** What the guest may send; undefined for no limit. */
+  readonly rate?: RateLimit | undefined;
   readonly labels: Readonly<Record<string, string>>;
   readonly uid: string;
 }
@@ -120,6 +123,9 @@ function backendNodes(vif: NewVif, handle: number, frontend: string): Record<str
     type: 'vif',
     'hotplug-status': '',
     ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
+    ...(vif.rate === undefined
+      ? {}
+      : { rate: `${vif.rate.bytesPerInterval},${vif.rate.intervalUs}` }),
     'xenvif/uid': vif.uid,
     'xenvif/labels': JSON.stringify(vif.labels),
   };

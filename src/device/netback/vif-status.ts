@@ -21,15 +21,23 @@ export interface VifFault {
   readonly message: string;
 }
 
-/** Phase, reason and message for the states of both ends. */
+/**
+ * Phase, reason and message for the states of both ends. A `fault` has stopped the device, a
+ * `complaint` is about what the toolstack wrote while frames flow.
+ */
 export function describe(
   own: XenbusState,
   frontend: XenbusState,
   online: boolean,
   fault: VifFault | undefined,
+  complaint: VifFault | undefined,
 ): [VifPhase, string, string] {
   if (fault !== undefined) return ['failed', fault.code, fault.message];
-  if (own === XenbusState.connected) return ['connected', 'CONNECTED', 'Frames flow.'];
+  if (own === XenbusState.connected) {
+    if (complaint !== undefined) return ['connected', complaint.code, complaint.message];
+    return ['connected', 'CONNECTED', 'Frames flow.'];
+  }
+  if (complaint !== undefined) return ['failed', complaint.code, complaint.message];
   if (!online) return ['deleting', 'OFFLINE', 'The toolstack removes the vif.'];
   if (own === XenbusState.closing || own === XenbusState.closed) {
     return frontend === XenbusState.unknown

@@ -3,13 +3,14 @@ import type { VifStats } from '@xenvif/client';
 import { type Command, InvalidArgumentError } from 'commander';
 import { usageError } from '../failure.js';
 import { inSession, type Session } from '../session.js';
-import { statsText } from '../stats-text.js';
+import { queuesText, statsText } from '../stats-text.js';
 import { durationMs } from '../units.js';
 
 interface StatsOptions {
   /** True without a value. */
   readonly watch?: number | true;
   readonly reset?: boolean;
+  readonly queues?: boolean;
 }
 
 const EXAMPLES = `
@@ -18,6 +19,7 @@ Directions are the guest's: TX is what it sent, RX what it received. Write VIFs 
 Examples:
   xenvif stats
   xenvif stats 1.0 --json
+  xenvif stats 1.0 --queues
   xenvif stats 1.0 2.0 --watch 0.5
   xenvif stats 1.0 --reset        prints the counters and sets them to zero`;
 
@@ -26,6 +28,7 @@ export function registerStats(program: Command): void {
     .command('stats [vif...]')
     .description('show counters and drops')
     .option('--watch [duration]', 'show them again at each interval (default 1s)', interval)
+    .option('--queues', 'show each queue by itself, with its rings and events')
     .option('--reset', 'set the counters to zero, and show what they were')
     .addHelpText('after', EXAMPLES)
     .action((names: string[], options: StatsOptions, command: Command) =>
@@ -33,7 +36,10 @@ export function registerStats(program: Command): void {
         if (options.watch !== undefined && options.reset) {
           throw usageError('--watch and --reset do not go together.');
         }
-        if (options.watch === undefined) return showOnce(session, names, options.reset ?? false);
+        if (options.watch !== undefined && options.queues) {
+          throw usageError('--watch and --queues do not go together.');
+        }
+        if (options.watch === undefined) return showOnce(session, names, options);
         const intervalMs = options.watch === true ? 1_000 : options.watch;
         await (session.out.json
           ? streamJson(session, names, intervalMs)
@@ -48,7 +54,11 @@ function interval(text: string): number {
   throw new InvalidArgumentError('Write 10ms to 1h.');
 }
 
-async function showOnce(session: Session, names: string[], reset: boolean): Promise<void> {
+async function showOnce(
+  session: Session,
+  names: string[],
+  { reset, queues }: StatsOptions,
+): Promise<void> {
   const { client, out, interrupt: signal } = session;
   let stats = await client.stats.get(names, { signal });
   if (reset) {
@@ -57,7 +67,7 @@ async function showOnce(session: Session, names: string[], reset: boolean): Prom
     for (const name of all) stats.push(await client.stats.reset(name, { signal }));
   }
   if (out.json) out.document(stats);
-  else out.line(statsText(out, stats));
+  else out.line(queues ? queuesText(out, stats) : statsText(out, stats));
 }
 
 function nameOf({ name }: VifStats): string {

@@ -253,7 +253,7 @@ export interface VifStatus {
   frontendState: XenbusState;
   /**
    * Why the vif is in this phase, as a stable word: `CONNECTED`, `WAITING_FOR_FRONTEND`,
-   * `FRONTEND_CLOSED`, `RING_OVERFLOW` and so on.
+   * `FRONTEND_CLOSED`, `RING_OVERFLOW`, `RATE_INVALID` and so on.
    */
   reason: string;
   /** The same for a person, in one sentence. */
@@ -270,6 +270,8 @@ export interface VifStatus {
   queues: number;
   /** How many times the vif has connected since the daemon knows it. */
   connects: bigint;
+  /** The link is up: what the guest sees as its carrier, and whether frames pass at all. */
+  linkUp: boolean;
 }
 
 /** What a connected pair of netfront and netback use. */
@@ -969,6 +971,7 @@ function createBaseVifStatus(): VifStatus {
     features: undefined,
     queues: 0,
     connects: 0n,
+    linkUp: false,
   };
 }
 
@@ -1003,6 +1006,9 @@ export const VifStatus: MessageFns<VifStatus> = {
         throw new globalThis.Error("value provided for field message.connects of type uint64 too large");
       }
       writer.uint32(72).uint64(message.connects);
+    }
+    if (message.linkUp !== false) {
+      writer.uint32(80).bool(message.linkUp);
     }
     return writer;
   },
@@ -1092,6 +1098,14 @@ export const VifStatus: MessageFns<VifStatus> = {
             message.connects = reader.uint64() as bigint;
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.linkUp = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1123,6 +1137,11 @@ export const VifStatus: MessageFns<VifStatus> = {
       features: isSet(object.features) ? NegotiatedFeatures.fromJSON(object.features) : undefined,
       queues: isSet(object.queues) ? globalThis.Number(object.queues) : 0,
       connects: isSet(object.connects) ? BigInt(object.connects) : 0n,
+      linkUp: isSet(object.linkUp)
+        ? globalThis.Boolean(object.linkUp)
+        : isSet(object.link_up)
+        ? globalThis.Boolean(object.link_up)
+        : false,
     };
   },
 
@@ -1155,6 +1174,9 @@ export const VifStatus: MessageFns<VifStatus> = {
     if (message.connects !== 0n) {
       obj.connects = message.connects.toString();
     }
+    if (message.linkUp !== false) {
+      obj.linkUp = message.linkUp;
+    }
     return obj;
   },
 
@@ -1174,6 +1196,7 @@ export const VifStatus: MessageFns<VifStatus> = {
       : undefined;
     message.queues = object.queues ?? 0;
     message.connects = (object.connects !== undefined && object.connects !== null) ? BigInt(object.connects) : 0n;
+    message.linkUp = object.linkUp ?? false;
     return message;
   },
 };

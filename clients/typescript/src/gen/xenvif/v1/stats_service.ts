@@ -147,7 +147,10 @@ export interface FrameCounters {
 
 /** Frames dropped for one cause. */
 export interface DropCounter {
-  /** A stable word: `BAD_GRANT`, `TOO_SHORT`, `RX_QUEUE_FULL`, `NOT_CONNECTED`, ... */
+  /**
+   * A stable word: `BAD_GRANT`, `TOO_SHORT`, `CHECKSUM_OFFSET_INVALID`, `RX_QUEUE_FULL`,
+   * `RX_EXPIRED`, `RX_STALLED`, `MULTICAST_FILTERED`, `NOT_CONNECTED`, `CARRIER_DOWN`, ...
+   */
   cause: string;
   /** Where: `tx-ring`, `rx-queue`, `rx-ring`, `switch`. */
   stage: string;
@@ -171,6 +174,10 @@ export interface QueueStats {
   eventsReceived: bigint;
   /** Events sent to the guest. */
   eventsSent: bigint;
+  /** The guest has posted no RX buffers for so long that what is for it is dropped at once. */
+  rxStalled: boolean;
+  /** The rate limit holds back what the guest has put on the TX ring. */
+  txThrottled: boolean;
 }
 
 function createBaseGetStatsRequest(): GetStatsRequest {
@@ -1103,6 +1110,8 @@ function createBaseQueueStats(): QueueStats {
     rxQueueBytes: 0n,
     eventsReceived: 0n,
     eventsSent: 0n,
+    rxStalled: false,
+    txThrottled: false,
   };
 }
 
@@ -1140,6 +1149,12 @@ export const QueueStats: MessageFns<QueueStats> = {
         throw new globalThis.Error("value provided for field message.eventsSent of type uint64 too large");
       }
       writer.uint32(64).uint64(message.eventsSent);
+    }
+    if (message.rxStalled !== false) {
+      writer.uint32(72).bool(message.rxStalled);
+    }
+    if (message.txThrottled !== false) {
+      writer.uint32(80).bool(message.txThrottled);
     }
     return writer;
   },
@@ -1221,6 +1236,22 @@ export const QueueStats: MessageFns<QueueStats> = {
             message.eventsSent = reader.uint64() as bigint;
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.rxStalled = reader.bool();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.txThrottled = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1263,6 +1294,16 @@ export const QueueStats: MessageFns<QueueStats> = {
         : isSet(object.events_sent)
         ? BigInt(object.events_sent)
         : 0n,
+      rxStalled: isSet(object.rxStalled)
+        ? globalThis.Boolean(object.rxStalled)
+        : isSet(object.rx_stalled)
+        ? globalThis.Boolean(object.rx_stalled)
+        : false,
+      txThrottled: isSet(object.txThrottled)
+        ? globalThis.Boolean(object.txThrottled)
+        : isSet(object.tx_throttled)
+        ? globalThis.Boolean(object.tx_throttled)
+        : false,
     };
   },
 
@@ -1292,6 +1333,12 @@ export const QueueStats: MessageFns<QueueStats> = {
     if (message.eventsSent !== 0n) {
       obj.eventsSent = message.eventsSent.toString();
     }
+    if (message.rxStalled !== false) {
+      obj.rxStalled = message.rxStalled;
+    }
+    if (message.txThrottled !== false) {
+      obj.txThrottled = message.txThrottled;
+    }
     return obj;
   },
 
@@ -1314,6 +1361,8 @@ export const QueueStats: MessageFns<QueueStats> = {
     message.eventsSent = (object.eventsSent !== undefined && object.eventsSent !== null)
       ? BigInt(object.eventsSent)
       : 0n;
+    message.rxStalled = object.rxStalled ?? false;
+    message.txThrottled = object.txThrottled ?? false;
     return message;
   },
 };

@@ -1,0 +1,81 @@
+/**
+ * Which queue a frame for the guest goes to. Every frame of a flow goes to the same one, so that it
+ * is not overtaken. How frames are hashed is ours to choose until the guest configures it through
+ * the control ring (xen/io/netif.h, "Hash types" and "Hash algorithms").
+ */
+import { HASH_ALGORITHM_NONE, HASH_ALGORITHM_TOEPLITZ, HASH_TYPES } from '../../ring/netif-ctrl.js';
+import { flowHash } from '../../wire/flow-hash.js';
+import { type NetifHash, netifHash, ToeplitzKey } from '../../wire/toeplitz.js';
+
+/** The largest mapping from hash values to queues: as many entries as Linux's netback keeps. */
+export const HASH_MAPPING_MAX = 128;
+
+export class FlowSteering {
+  readonly queues: number;
+  algorithm = HASH_ALGORITHM_NONE;
+  /** Of the frame that `choose` looked at last; type 0 when the guest's hashing did not apply. */
+  readonly hash: NetifHash = { hash: 0, type: 0 };
+  #types = 0;
+  #key = new ToeplitzKey(new Uint8Array(0));
+  #mappingSize = 0;
+  readonly #mapping = new Uint32Array(HASH_MAPPING_MAX);
+
+  constructor(queues: number) {
+    this.queues = queues;
+  }
+
+  /** Whether a frame must be looked at before its queue is known. */
+  get isNeeded(): boolean {
+    return this.queues > 1 || this.#isConfigured;
+  }
+
+  get #isConfigured(): boolean {
+    return this.algorithm === HASH_ALGORITHM_TOEPLITZ && this.#types !== 0;
+  }
+
+  /** The queue for a frame; `hash` says then what the guest may be told about it. */
+  choose(bytes: Uint8Array, offset: number, length: number): number {
+    const { hash } = this;
+    hash.hash = 0;
+    hash.type = 0;
+    if (!this.#isConfigured) return flowHash(bytes, offset, length) % this.queues;
+    netifHash(this.#key, this.#types, bytes, offset, length, hash);
+    if (this.#mappingSize === 0) return hash.hash % this.queues;
+    return this.#mapping[hash.hash % this.#mappingSize] as number;
+  }
+
+  /** Sets the algorithm; false when it is none that we know. */
+  setAlgorithm(algorithm: number): boolean {
+    if (algorithm !== HASH_ALGORITHM_NONE && algorithm !== HASH_ALGORITHM_TOEPLITZ) return false;
+    this.algorithm = algorithm;
+    return true;
+  }
+
+  /** Sets the types to hash, bits of HASH_TYPES; false when one is unknown. */
+  setTypes(types: number): boolean {
+    if (this.algorithm === HASH_ALGORITHM_NONE || (types & ~HASH_TYPES) !== 0) return false;
+    this.#types = types;
+    return true;
+  }
+
+  /** Takes a copy of `key`, of HASH_KEY_BYTES_MAX bytes at most. */
+  setKey(key: Uint8Array): void {
+    this.#key = new ToeplitzKey(key.slice());
+  }
+
+  /** Makes a mapping of `size` entries, all 0; without entries queues are taken by modulo. */
+  setMappingSize(size: number): boolean {
+    if (size > HASH_MAPPING_MAX) return false;
+    this.#mapping.fill(0);
+    this.#mappingSize = size;
+    return true;
+  }
+
+  /** Sets entries from `start` on; false, and nothing is set, when one is past the end or no queue. */
+  setMapping(start: number, entries: Uint32Array): boolean {
+    if (start + entries.length > this.#mappingSize) return false;
+    if (!entries.every((queue) => queue < this.queues)) return false;
+    this.#mapping.set(entries, start);
+    return true;
+  }
+}
