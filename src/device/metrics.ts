@@ -72,6 +72,14 @@ export class DeviceMetrics {
     return this.#sum(({ rx }) => rx);
   }
 
+  get eventsReceived(): number {
+    return this.#queues.reduce((sum, queue) => sum + queue.eventsReceived, 0);
+  }
+
+  get eventsSent(): number {
+    return this.#queues.reduce((sum, queue) => sum + queue.eventsSent, 0);
+  }
+
   /** The counters of queue `index`, made when it is first asked for. */
   queue(index: number): QueueMetrics {
     while (this.#queues.length <= index) this.#queues.push(new QueueMetrics());

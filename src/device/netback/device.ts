@@ -34,6 +34,10 @@ import { describe, parseLabels, type VifFault, type VifStatus } from './vif-stat
 /** The MAC address of every backend: what Linux's netback has, lower than no bridge's own. */
 export const BACKEND_MAC = 'fe:ff:ff:ff:ff:ff';
 
+/** How often XenStore is asked again after a refusal, and after how long at first: 12 s in all. */
+const LOOK_RETRIES_MAX = 8;
+const LOOK_RETRY_MS = 50;
+
 export class NetbackDevice implements Network {
   readonly domid: number;
   readonly handle: number;
@@ -72,11 +76,17 @@ export class NetbackDevice implements Network {
   #multicastWatch: StoreWatch | undefined;
   #bucket: TokenBucket | undefined;
   readonly #looking = new CoalescedTask(
-    () => this.#step(),
-    // XenStore is away or refuses: its return fires every watch, and that looks again.
-    (error) =>
-      this.#context.logger.warn({ vif: this.name, error }, 'could not follow the state of a vif'),
+    async () => {
+      this.#refusal = undefined;
+      await this.#step();
+      this.#failedLooks = 0;
+    },
+    (error) => this.#onLookFailed(error),
   );
+  #failedLooks = 0;
+  /** XenStore has refused what we need more often than we ask. */
+  #refusal: VifFault | undefined;
+  #retry: NodeJS.Timeout | undefined;
   readonly #samplingMulticast = new CoalescedTask(
     async () => {
       const { store } = this.#context.xen;
@@ -167,6 +177,7 @@ export class NetbackDevice implements Network {
    */
   async release(): Promise<void> {
     this.#stopped = true;
+    clearTimeout(this.#retry);
     this.#looking.stop();
     this.#disconnectRings();
     await this.#looking.settled();
@@ -244,6 +255,25 @@ export class NetbackDevice implements Network {
       if ((await transaction.readIfExists(`${this.paths.backend}/state`)) === undefined) return;
       await transaction.write(`${base}/uid`, this.uid);
     });
+  }
+
+  /**
+   * XenStore refused, or is away. When it returns every watch fires, and that looks again; a refusal
+   * of its own may pass, so it is asked some more times, at growing distances.
+   */
+  #onLookFailed(error: unknown): void {
+    this.#context.logger.warn({ vif: this.name, error }, 'could not follow the state of a vif');
+    if (this.#stopped) return;
+    if (this.#failedLooks >= LOOK_RETRIES_MAX) {
+      const code = error instanceof XenvifError ? error.code : 'INTERNAL';
+      this.#refusal = { code, message: 'XenStore refuses what the vif needs.' };
+      this.#setStatus(this.status.backendState, this.status.frontendState, true);
+      return;
+    }
+    const delayMs = LOOK_RETRY_MS * 2 ** this.#failedLooks;
+    this.#failedLooks += 1;
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => this.look(), delayMs);
   }
 
   async #step(): Promise<void> {
@@ -400,6 +430,7 @@ export class NetbackDevice implements Network {
 
   async #remove(): Promise<void> {
     this.#stopped = true;
+    clearTimeout(this.#retry);
     this.#looking.stop();
     this.#disconnectRings();
     this.#setStatus(XenbusState.unknown, XenbusState.unknown, false);
@@ -408,7 +439,13 @@ export class NetbackDevice implements Network {
   }
 
   #setStatus(own: XenbusState, frontend: XenbusState, online: boolean): void {
-    const [phase, reason, message] = describe(own, frontend, online, this.#fault, this.#complaint);
+    const [phase, reason, message] = describe(
+      own,
+      frontend,
+      online,
+      this.#fault ?? this.#refusal,
+      this.#complaint,
+    );
     const old = this.status;
     const changed =
       old.phase !== phase ||
