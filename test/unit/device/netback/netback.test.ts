@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { NetbackDevice } from '../../../src/device/netback/device.js';
-import { Hub } from '../../../src/switch/hub.js';
-import { XenbusState } from '../../../src/xen/xenbus.js';
-import { Machine, until } from '../../support/machine.js';
+import type { NetbackDevice } from '../../../../src/device/netback/device.js';
+import { Hub } from '../../../../src/switch/hub.js';
+import { XenbusState } from '../../../../src/xen/xenbus.js';
+import { Machine, until } from '../../../support/machine.js';
 
 let machine: Machine;
 
@@ -238,8 +238,8 @@ describe('lifecycles', () => {
       }
       await (machine.xen as Awaited<ReturnType<typeof machine.hypervisor.dom0.open>>).kill();
       machine.xen = await machine.hypervisor.dom0.open();
-      const { Netback } = await import('../../../src/device/netback/index.js');
-      const { silent } = await import('../../support/machine.js');
+      const { Netback } = await import('../../../../src/device/netback/index.js');
+      const { silent } = await import('../../../support/machine.js');
       machine.netback = new Netback(machine.xen, silent);
       machine.netback.onVif((_event, device) => {
         if (device.status.connects === 1 && device.status.phase === 'connected') listen(device);
@@ -275,7 +275,9 @@ describe('lifecycles', () => {
     const guest = await machine.addGuest();
     const { domid } = guest.domain;
     const { uid } = backendOf(domid);
-    const { removeVif, requestUnplug } = await import('../../../src/device/netback/toolstack.js');
+    const { removeVif, requestUnplug } = await import(
+      '../../../../src/device/netback/toolstack.js'
+    );
     await requestUnplug(machine.xen.store, 0, domid, 0);
     await until('closed', () => backendOf(domid).status.backendState === XenbusState.closed);
     await removeVif(machine.xen.store, 0, domid, 0);
