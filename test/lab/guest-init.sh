@@ -14,7 +14,7 @@
 # Any other line, an empty one say, is a person at `xl console`: that gets a shell until it exits.
 
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root LD_LIBRARY_PATH=/lib
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root LD_LIBRARY_PATH=/lib
 
 mkdir -p /proc /sys /dev /tmp /run /root
 mount -t proc proc /proc

@@ -96,6 +96,23 @@ export class Guest {
     return this.#console.run(command, options.timeoutMs ?? deadlines.guestRunMs);
   }
 
+  /** Like run, but a non-zero exit code is a LabError with what the command had to say. */
+  async check(command: string, options: { readonly timeoutMs?: number } = {}): Promise<string> {
+    const { code, stdout, stderr } = await this.run(command, options);
+    if (code !== 0) {
+      const said = oneLine(`${stdout} ${stderr}`);
+      throw new LabError(`"${command}" in ${this.name} ended with ${code}: ${said}`);
+    }
+    return stdout;
+  }
+
+  /** Resolves when its eth0 is up and has its address, which comes after its init answers. */
+  async connected(timeoutMs: number = deadlines.guestReadyMs): Promise<void> {
+    const shown = 'ip address show dev eth0 2>/dev/null';
+    const isUp = `${shown} | grep -q LOWER_UP && ${shown} | grep -q 'inet '`;
+    await this.check(`until ${isUp}; do sleep 0.2; done`, { timeoutMs });
+  }
+
   /** Its domain id now; a reboot or a restore gives it another. */
   async domid(): Promise<number> {
     const { code, stdout } = await this.#host.run(`xl domid ${quoted(this.name)}`);

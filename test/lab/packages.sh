@@ -12,7 +12,8 @@ set -eu
 
 cache=${XENVIF_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/xenvif-lab}
 xen_package=xen-hypervisor-4.17-amd64
-packages='qemu-system-x86 xen-utils-4.17 xenstore-utils busybox-static iproute2 xz-utils'
+packages='qemu-system-x86 xen-utils-4.17 xenstore-utils busybox-static iproute2 xz-utils
+  iperf3 ethtool tcpdump gcc libc6-dev libxen-dev'
 export DEBIAN_FRONTEND=noninteractive
 
 fail() {
@@ -73,6 +74,7 @@ command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
 [ "$(dpkg --print-architecture)" = amd64 ] || fail 'the lab needs an amd64 machine'
 
 missing=
+# shellcheck disable=SC2086 # the list is meant to split into words
 for package in $packages; do
   is_installed "$package" || missing="$missing $package"
 done

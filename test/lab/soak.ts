@@ -1,0 +1,12 @@
+/** Tests of the lab have a short form, which every check runs, and a long one for XENVIF_SOAK=1. */
+export const isSoak = process.env['XENVIF_SOAK'] === '1';
+
+/** One of two figures: the short form's or the soak's. */
+export function rounds(short: number, soak: number): number {
+  return isSoak ? soak : short;
+}
+
+/** A test's own limit: emulation is slow, and slower beside other work. */
+export function patienceMs(roundsOfIt: number, eachMs = 120_000): number {
+  return 120_000 + roundsOfIt * eachMs;
+}
