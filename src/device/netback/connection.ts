@@ -31,7 +31,8 @@ import { FlowSteering } from './flow-steering.js';
 import type { FrontendParameters, NetbackFeatures } from './handshake.js';
 import { MulticastFilter } from './multicast-filter.js';
 import { Queue } from './queue.js';
-import { NO_HASH, PATIENCE_WITH_NOTIFY, PATIENCE_WITHOUT_NOTIFY } from './rx-queue.js';
+import { NO_HASH } from './rx-filler.js';
+import { PATIENCE_WITH_NOTIFY, PATIENCE_WITHOUT_NOTIFY } from './rx-queue.js';
 
 export interface ConnectionHooks {
   readonly fromGuest: BatchListener;
