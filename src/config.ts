@@ -32,6 +32,11 @@ const limitsSchema = z
       .default(1 * MIB),
     /** Streams of frames at once: each may hold its queue. */
     frameStreams: z.int().min(1).max(10_000).default(256),
+    /**
+     * Queue pairs that a guest may have for one vif. Linux takes one for each of its processors; one
+     * thread of ours gains nothing from more, and each may hold 512 KiB of frames.
+     */
+    queuesPerVif: z.int().min(1).max(64).default(8),
     /** Changes that a watch can be resumed over: some minutes of a busy host, under 10 MB. */
     watchHistory: z.int().min(16).max(1_000_000).default(4096),
     /** Changes that may wait for one watcher before it is cut off. */

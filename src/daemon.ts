@@ -49,7 +49,7 @@ export class Daemon {
     if (socket !== undefined) await claimSocket(socket);
     // Devices first: guests that were left connected wait for us, and clients do not yet. Loading
     // the gRPC stack takes longer than all else, so it is loaded behind them.
-    const netback = new Netback(xen, logger);
+    const netback = new Netback(xen, logger, config.limits.queuesPerVif);
     joinToHub(netback);
     const stopDevices = () => netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
     let server: GrpcServer | undefined;

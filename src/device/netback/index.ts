@@ -12,7 +12,7 @@ import { NetbackDevice } from './device.js';
 export type VifEvent = 'updated' | 'deleted';
 export type VifListener = (event: VifEvent, device: NetbackDevice) => void;
 
-/** Linux takes as many as it has processors; more than these gain nothing from one thread of ours. */
+/** Where nobody configures it. */
 const QUEUES_MAX_DEFAULT = 8;
 
 /** Nodes of a vif's directory whose change makes a difference to us. */
