@@ -1,6 +1,6 @@
 /**
- * Loads Xen's libraries and says in plain words what is missing where that fails. The only other
- * uses of koffi are the modules beside this one.
+ * Loads Xen's libraries and says in plain words what is missing where that fails. Beside the modules
+ * of this folder only src/device/tap uses koffi.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
