@@ -99,7 +99,8 @@ export class FrameOffloads {
 
 function isSegmentable(gsoType: number, gsoSize: number, layout: PacketLayout): boolean {
   if (gsoSize === 0 || layout.protocol !== PROTOCOL_TCP) return false;
-  return layout.ipVersion === (gsoType === GSO_TYPE_TCPV4 ? 4 : 6);
+  if (gsoType === GSO_TYPE_TCPV4) return layout.ipVersion === 4;
+  return gsoType === GSO_TYPE_TCPV6 && layout.ipVersion === 6;
 }
 
 /** The segmentation bits of a header as a batch has them; undefined for what was never asked for. */
