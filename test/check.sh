@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that must hold, from a fresh clone on: installs what is missing, lints, builds, checks
-# the generated code for drift, and runs the unit, golden, end-to-end and lab tests. A part that
-# cannot run is a failure. Ends with one line: how many parts passed, how many failed.
+# the generated code for drift, and runs the unit, golden, end-to-end, hostile-peer, simulation,
+# fuzzing and lab tests. A part that cannot run is a failure. Ends with one line: how many parts passed, how many failed.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -54,6 +54,9 @@ part types sh -c 'npx tsc -p test && npx tsc -p clients/typescript/examples && n
 part unit npx vitest run --project unit
 part golden npx vitest run --project golden
 part e2e npx vitest run --project e2e
+part hostile npx vitest run --project hostile
+part sim npx vitest run --project sim
+part fuzz npx vitest run --project fuzz
 if part lab-packages sh test/lab/packages.sh; then
   part lab npx vitest run --project lab
 else
