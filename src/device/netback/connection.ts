@@ -165,7 +165,7 @@ export class Connection {
     }
     const length = batch.length(index);
     const steering = this.#steering;
-    const chosen = steering.isNeeded ? steering.choose(bytes, offset, length) : 0;
+    const chosen = steering.choose(bytes, offset, length);
     const queue = this.queues[chosen] as Queue;
     const flags = batch.flag(index);
     const gsoType = gsoTypeOf(flags);

@@ -24,11 +24,6 @@ export class FlowSteering {
     this.queues = queues;
   }
 
-  /** Whether a frame must be looked at before its queue is known. */
-  get isNeeded(): boolean {
-    return this.queues > 1 || this.#isConfigured;
-  }
-
   get #isConfigured(): boolean {
     return this.algorithm === HASH_ALGORITHM_TOEPLITZ && this.#types !== 0;
   }
@@ -38,7 +33,9 @@ export class FlowSteering {
     const { hash } = this;
     hash.hash = 0;
     hash.type = 0;
-    if (!this.#isConfigured) return flowHash(bytes, offset, length) % this.queues;
+    if (!this.#isConfigured) {
+      return this.queues === 1 ? 0 : flowHash(bytes, offset, length) % this.queues;
+    }
     netifHash(this.#key, this.#types, bytes, offset, length, hash);
     if (this.#mappingSize === 0) return hash.hash % this.queues;
     return this.#mapping[hash.hash % this.#mappingSize] as number;
