@@ -53,11 +53,12 @@ describe('the hash of a flow', () => {
     for (const value of hashes) expect(Number.isInteger(value) && value >= 0).toBe(true);
   });
 
-  test('is the same for all fragments of a packet', () => {
-    const fragment = (ipv4Fragment: number, ports: readonly [number, number]) =>
-      hashOf({ version: 4, protocol: UDP, payload: new Uint8Array(32), ipv4Fragment, ports });
+  test('is of the addresses alone for all fragments of a packet', () => {
+    const fragment = (ipv4Fragment: number, ports: readonly [number, number], protocol = UDP) =>
+      hashOf({ version: 4, protocol, payload: new Uint8Array(32), ipv4Fragment, ports });
     expect(fragment(0x2000, [1, 2])).toBe(fragment(0x2004, [3, 4]));
     expect(fragment(0x2000, [1, 2])).toBe(fragment(0x0008, [5, 6]));
+    expect(fragment(0x2000, [1, 2])).toBe(fragment(0x2000, [1, 2], TCP));
   });
 
   test('is of the MAC addresses for what is not IP', () => {

@@ -100,6 +100,16 @@ describe('the layout of a frame', () => {
     expect([withTags(2), withTags(3)]).toEqual([true, false]);
   });
 
+  test('is refused where an extension header is longer than the packet', () => {
+    const extensions = [{ type: 60, content: Uint8Array.of(1, 4, 0, 0, 0, 0) }];
+    const { frame } = buildPacket({ version: 6, protocol: 58, payload: PAYLOAD, extensions });
+    const claim = (units: number) => {
+      frame[55] = units;
+      return parse(frame).ok;
+    };
+    expect([claim(0), claim(1), claim(2)]).toEqual([true, true, false]);
+  });
+
   test('is refused where a routing header hides the destination', () => {
     const route = (type: number, left: number, content: number) => {
       const bytes = Uint8Array.from([type, left, ...new Array<number>(content).fill(0)]);
