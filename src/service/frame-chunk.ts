@@ -54,6 +54,8 @@ export class FrameChunk {
   readonly #vifs: Uint32Array;
   readonly #flags: Uint32Array;
   #end: number;
+  /** Where the bytes of the last frame start. */
+  #lastStart = 0;
   #baseTimeNs = 0n;
   #anyDelta = 0;
   #anyVif = 0;
@@ -115,6 +117,7 @@ export class FrameChunk {
     this.#bytes[end] = TAG_FRAME;
     end = writeVarint(this.#bytes, end + 1, length);
     this.#bytes.copyWithin(end, offset, offset + length);
+    this.#lastStart = end;
     this.#end = end + length;
     this.#deltas[slot] = delta;
     this.#originals[slot] = original;
@@ -125,6 +128,16 @@ export class FrameChunk {
     if (original !== length) this.#anyCut = true;
     this.count = slot + 1;
     this.frameBytes += length;
+  }
+
+  /**
+   * Writes a big-endian number over the bytes at `position` of the frame that was added last, as far
+   * as the frame, which may be cut, still has them.
+   */
+  overwriteU16(position: number, value: number): void {
+    const start = this.#lastStart + position;
+    if (start < this.#end) this.#bytes[start] = value >>> 8;
+    if (start + 1 < this.#end) this.#bytes[start + 1] = value & 0xff;
   }
 
   /**

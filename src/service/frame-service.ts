@@ -23,6 +23,7 @@ import { failCall } from './calls.js';
 import { checkOpen, checkVifNames } from './frame-options.js';
 import { type FrameCall, FrameSession } from './frame-session.js';
 import type { FrameMessage } from './frame-stream.js';
+import { PlainFrames } from './plain-frames.js';
 import type { VifRegistry } from './vif-registry.js';
 
 /** The service's definition with an encoder that lets finished messages through. */
@@ -42,6 +43,7 @@ export class FrameService {
   readonly #logger: Logger;
   readonly #limits: Config['limits'];
   readonly #stage: FrameStage;
+  readonly #plain: PlainFrames;
   readonly #sessions = new Set<FrameSession>();
   /** Who is attached to a vif: one client at a time. */
   readonly #attached = new Map<NetbackDevice, FrameSession>();
@@ -52,6 +54,7 @@ export class FrameService {
     this.#logger = logger;
     this.#limits = limits;
     this.#stage = new FrameStage(xen.memory);
+    this.#plain = new PlainFrames(xen.memory);
   }
 
   /** Streams that are open now. */
@@ -76,6 +79,7 @@ export class FrameService {
       session.fail(new UnavailableError('DAEMON_STOPPING', 'The daemon is stopping.'));
     }
     this.#stage.free();
+    this.#plain.free();
   }
 
   #accept(call: FrameCall): void {
@@ -138,6 +142,7 @@ export class FrameService {
       open,
       options,
       stage: this.#stage,
+      plain: this.#plain,
       memory: this.#xen.memory,
       inFlightBytes: this.#limits.frameInFlightBytes,
       registry: this.#registry,

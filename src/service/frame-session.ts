@@ -15,6 +15,7 @@ import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
 import { type FrameMessage, FrameStream } from './frame-stream.js';
+import type { PlainFrames } from './plain-frames.js';
 import { phaseOf, toVif, type VifRegistry } from './vif-registry.js';
 
 export type FrameCall = ServerDuplexStream<StreamFramesRequest, FrameMessage>;
@@ -25,6 +26,7 @@ export interface SessionParts {
   readonly open: OpenFrames;
   readonly options: OpenedFrames;
   readonly stage: FrameStage;
+  readonly plain: PlainFrames;
   readonly memory: Xen['memory'];
   readonly inFlightBytes: number;
   readonly registry: VifRegistry;
@@ -63,7 +65,7 @@ export class FrameSession {
 
   /** Says what was granted and begins to listen. */
   start(): void {
-    const { options, registry } = this.#parts;
+    const { options, plain, registry } = this.#parts;
     this.#stream.send({
       message: {
         $case: 'opened',
@@ -77,9 +79,11 @@ export class FrameSession {
       },
     });
     for (const [index, device] of this.devices.entries()) {
-      const take = (batch: Parameters<FrameStream['push']>[0]) => this.#stream.push(batch, index);
-      const attach = options.mode === FrameMode.ATTACH;
-      this.#ends.push(attach ? device.listenBatch(take) : device.observeBatch(take));
+      const end =
+        options.mode === FrameMode.ATTACH
+          ? device.listenBatch((batch) => plain.push(batch, device.mtu, this.#stream, index))
+          : device.observeBatch((batch) => this.#stream.push(batch, index));
+      this.#ends.push(end);
     }
     this.#ends.push(
       registry.netback.onVif((event, device) => {

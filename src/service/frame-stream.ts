@@ -6,7 +6,7 @@
  *
  *   frames -> open chunk -> queue of sealed chunks and losses -> in flight in gRPC -> client
  */
-import type { FrameBatch } from '../device/frame-batch.js';
+import { CHECKSUM_BLANK, type FrameBatch } from '../device/frame-batch.js';
 import { ResourceExhaustedError } from '../errors.js';
 import {
   LossCause,
@@ -15,6 +15,7 @@ import {
   type StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory } from '../xen/local-memory.js';
+import { addCompleted } from './blank-checksum.js';
 import { type ChunkLimits, FrameChunk } from './frame-chunk.js';
 
 /** A message of the server: one that ts-proto encodes, or one that is encoded already. */
@@ -108,11 +109,11 @@ export class FrameStream {
     this.#selector = selector;
   }
 
-  /** Takes what the selector wants of a batch of vif number `vifIndex`. */
-  push(batch: FrameBatch, vifIndex: number): void {
+  /** Takes what the selector wants of frames `first` to `end` of a batch of vif number `vifIndex`. */
+  push(batch: FrameBatch, vifIndex: number, first = 0, end = batch.count): void {
     if (this.#ended) return;
     const { direction, filter, snaplen, sampleOneIn } = this.#selector;
-    for (let index = 0; index < batch.count; index += 1) {
+    for (let index = first; index < end; index += 1) {
       const flags = batch.flag(index);
       if (direction !== 0 && (flags & 0b11) !== direction) continue;
       if (filter !== undefined && !filter.matches(batch.offset(index), batch.length(index))) {
@@ -124,7 +125,7 @@ export class FrameStream {
       }
       this.#sequence += 1;
       const length = batch.length(index);
-      this.#append(batch, index, Math.min(length, snaplen), vifIndex, flags);
+      this.#append(batch, index, Math.min(length, snaplen), vifIndex);
       if (this.#sequence === this.#options.framesMax) {
         this.#finish();
         return;
@@ -171,7 +172,7 @@ export class FrameStream {
     this.#spare.length = 0;
   }
 
-  #append(batch: FrameBatch, index: number, length: number, vif: number, flags: number): void {
+  #append(batch: FrameBatch, index: number, length: number, vif: number): void {
     if (this.#waitingBytes + length > this.#options.queueBytes && !this.#makeRoom(length)) {
       this.#lose(this.#sequence);
       return;
@@ -186,7 +187,11 @@ export class FrameStream {
       return;
     }
     this.#open = open;
-    open.add(batch, index, length, vif, flags, this.#sequence);
+    if ((batch.flag(index) & CHECKSUM_BLANK) === 0) {
+      open.add(batch, index, length, vif, batch.flag(index), this.#sequence);
+    } else {
+      addCompleted(open, batch, index, length, vif, this.#sequence);
+    }
     this.#waitingBytes += length;
   }
 

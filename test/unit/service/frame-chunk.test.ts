@@ -107,4 +107,26 @@ describe('a hand-encoded batch', () => {
       expect(rest?.flags).toEqual(columns.flags.slice(taken));
     }
   });
+
+  test('takes a number written over its last frame, as far as the frame has not been cut', () => {
+    for (const [kept, expected] of [
+      [20, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa1234aaaa'],
+      [18, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa1234'],
+      [17, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa12'],
+      [16, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'],
+    ] as const) {
+      const memory = new LocalMemory(new ArrayBuffer(1024 * 1024), 0n);
+      const chunk = new FrameChunk(memory, LIMITS, 65535);
+      const source = memory.allocate(4096).offset;
+      memory.bytes.fill(0xaa, source, source + 20);
+      const batch = new FrameBatch(memory.bytes, 2);
+      batch.add(source, 20, 1);
+      batch.add(source, 20, 1);
+      for (const index of [0, 1]) chunk.add(batch, index, kept, 0, 1, index + 1);
+      chunk.overwriteU16(16, 0x1234);
+      const { frames } = decode(chunk.seal());
+      const untouched = 'aa'.repeat(kept);
+      expect(frames.map((frame) => frame.toString('hex'))).toEqual([untouched, expected]);
+    }
+  });
 });
