@@ -275,7 +275,7 @@ export async function readMulticastRequest(
 
 function parseQueueCount(value: string | undefined, queuesMax: number): number {
   if (value === undefined) return 1;
-  const count = /^[0-9]{1,5}$/.test(value) ? Number(value) : 0;
+  const count = /^[1-9][0-9]{0,4}$/.test(value) ? Number(value) : 0;
   if (count >= 1 && count <= queuesMax) return count;
   const text = `The frontend must ask for 1 to ${queuesMax} queues.`;
   throw new ProtocolError('QUEUES_INVALID', text);
