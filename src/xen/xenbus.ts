@@ -1,6 +1,6 @@
 /**
- * XenBus device states (xen/io/xenbus.h) and the backend's transitions as a pure function: what
- * our state shall become, given ours, the frontend's and whether the toolstack wants the device.
+ * XenBus device states (xen/io/xenbus.h) and the transitions of each side as a pure function: what
+ * our state shall become, given ours, the other's and whether the toolstack wants the device.
  * Reading and writing XenStore is the handshake's work, not this file's.
  */
 
@@ -77,10 +77,71 @@ export function nextBackendState(view: BackendView): XenbusState {
   }
 }
 
-function isReady(frontend: XenbusState): boolean {
-  return frontend === XenbusState.connected || frontend === XenbusState.initialised;
+function isReady(peer: XenbusState): boolean {
+  return peer === XenbusState.connected || peer === XenbusState.initialised;
 }
 
 function wantsClosed(view: BackendView): boolean {
   return !view.online || !view.frontendPresent || view.frontend === XenbusState.closed;
+}
+
+/**
+ * What a frontend wants: to be connected, to start anew and then be connected, or to be closed, be
+ * it that its user gave it up or that its backend broke the rules.
+ */
+export type FrontendWish = 'open' | 'reopen' | 'closed';
+
+/** What a frontend looks at to decide. */
+export interface FrontendView {
+  /** Our own state, as XenStore has it. */
+  readonly own: XenbusState;
+  readonly backend: XenbusState;
+  /** The `online` node of the backend's directory: the toolstack wants the device. */
+  readonly online: boolean;
+  readonly wish: FrontendWish;
+  /**
+   * Our rings: none, announced to the backend, or established, which is when the backend was
+   * Connected since. What XenStore announces while we have none is a former life's.
+   */
+  readonly rings: 'none' | 'announced' | 'established';
+}
+
+/** The frontend's state in the next single step; its own state when there is nothing to do. */
+export function nextFrontendState(view: FrontendView): XenbusState {
+  switch (view.own) {
+    case XenbusState.initialising:
+      if (view.wish === 'closed') return XenbusState.closed;
+      if (view.backend === XenbusState.initWait) return XenbusState.connected;
+      // A backend that closes for good waits for us; one that closes to start anew does not.
+      if (view.backend === XenbusState.closing && !view.online) return XenbusState.closed;
+      return XenbusState.initialising;
+    case XenbusState.initialised:
+    case XenbusState.connected:
+      return backendServes(view) ? view.own : XenbusState.closing;
+    case XenbusState.closing:
+      // While the backend is connected it may have our pages mapped.
+      return isReady(view.backend) ? XenbusState.closing : XenbusState.closed;
+    case XenbusState.closed:
+      return mayStartAnew(view) ? XenbusState.initialising : XenbusState.closed;
+    default:
+      return view.own;
+  }
+}
+
+/** Whether the rings we have are ours, wanted, and served by the backend that they were made for. */
+function backendServes(view: FrontendView): boolean {
+  if (view.wish !== 'open' || view.rings === 'none') return false;
+  if (isReady(view.backend)) return true;
+  // Before the backend follows us it still offers; afterwards an offer means that it forgot us.
+  return view.rings === 'announced' && view.backend === XenbusState.initWait;
+}
+
+function mayStartAnew(view: FrontendView): boolean {
+  if (view.wish === 'closed' || !view.online) return false;
+  if (view.backend === XenbusState.initialising || view.backend === XenbusState.initWait) {
+    return true;
+  }
+  // A backend that closed waits for us to begin, but we do so only where we were told to.
+  const isGone = view.backend === XenbusState.closed || view.backend === XenbusState.unknown;
+  return view.wish === 'reopen' && isGone;
 }

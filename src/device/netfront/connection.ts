@@ -1,319 +1,246 @@
 /**
- * A netfront's rings: pages granted once and used again and again as bounce buffers, so that the
- * backend never sees memory of ours that was not meant for it. A request's id is the number of its
- * page; ids in flight are counted, and a backend that answers one that is not is cut off.
+ * All queues of one connection, and what is done to a frame so that the backend can take it: what
+ * the backend offers to do is left to it, the rest is done here.
+ *
+ * A flow stays on one queue, for the order of frames is kept within a queue only.
  */
-import { ProtocolError } from '../../errors.js';
-import {
-  RX_CSUM_BLANK,
-  RX_DATA_VALIDATED,
-  RX_EXTRA_INFO,
-  RX_MORE_DATA,
-  RX_SLOT_BYTES,
-  type RxResponse,
-  readRxResponse,
-  writeRxRequest,
-} from '../../ring/netif-rx.js';
-import {
-  readTxResponseId,
-  TX_CSUM_BLANK,
-  TX_DATA_VALIDATED,
-  TX_MORE_DATA,
-  TX_SLOT_BYTES,
-  type TxRequest,
-  writeTxRequest,
-} from '../../ring/netif-tx.js';
-import { FrontRing } from '../../ring/shared-ring.js';
-import type { LocalRegion } from '../../xen/local-memory.js';
-import { type EventChannel, PAGE_SIZE, type SharedPages, type Xen } from '../../xen/xen.js';
-import { frameTimeNs } from '../clock.js';
+
+import { GSO_TYPE_TCPV4, GSO_TYPE_TCPV6 } from '../../ring/netif-extra.js';
+import { completeChecksum } from '../../wire/checksum-offload.js';
+import { flowHash } from '../../wire/flow-hash.js';
+import { PacketLayout, parseLayout } from '../../wire/packet-layout.js';
+import { Segmenter, segmentBytesMax } from '../../wire/segmentation.js';
+import type { LocalMemory, LocalRegion } from '../../xen/local-memory.js';
+import { PAGE_SIZE, type SharedPages, type Xen } from '../../xen/xen.js';
 import {
   CHECKSUM_BLANK,
   DATA_VALIDATED,
   FRAME_BYTES_MAX,
   FRAME_BYTES_MIN,
   FrameBatch,
+  gsoSizeOf,
+  gsoTypeOf,
 } from '../frame-batch.js';
-import type { QueueMetrics } from '../metrics.js';
+import type { DeviceMetrics } from '../metrics.js';
 import { type BatchListener, WriteOutcome } from '../network.js';
-import type { BackendFeatures, RingKeys } from './handshake.js';
+import { ControlRing } from './control-ring.js';
+import type { BackendLink, ConnectionKeys, NetfrontFeatures } from './handshake.js';
+import type { NetfrontSettings } from './options.js';
+import { FrontQueue, type QueueContext } from './queue.js';
 
+/** Where received frames are put: room for some 120 frames of 1514 bytes beside one of the longest. */
 const STAGING_BYTES = 256 * 1024;
-/** Responses that one turn takes before other devices get theirs. */
-const RESPONSES_PER_TURN = 1024;
+const BATCH_FRAMES = 256;
+/** What an Ethernet header has at most: addresses, two VLAN tags, type. */
+const ETHERNET_HEADER_BYTES_MAX = 22;
 
-export interface NetfrontHooks {
+export interface ConnectionHooks {
   readonly received: BatchListener;
-  /** There is room on the TX ring again. */
   readonly writable: () => void;
   readonly fault: (error: unknown) => void;
 }
 
 export class NetfrontConnection {
-  readonly keys: RingKeys;
-  readonly #xen: Xen;
-  readonly #features: BackendFeatures;
-  readonly #metrics: QueueMetrics;
-  readonly #hooks: NetfrontHooks;
-  readonly #shared: SharedPages[] = [];
-  readonly #txPages: SharedPages;
-  readonly #rxPages: SharedPages;
-  readonly #tx: FrontRing;
-  readonly #rx: FrontRing;
-  readonly #txChannel: EventChannel;
-  readonly #rxChannel: EventChannel;
-  readonly #staging: LocalRegion;
-  readonly #batch: FrameBatch;
-  /** Ids, and so pages, that are free to send with. */
-  readonly #txFree: Uint16Array;
-  #txFreeCount: number;
-  /** 1 for each id that the backend holds. */
-  readonly #txBusy: Uint8Array;
-  readonly #rxBusy: Uint8Array;
-  readonly #request: TxRequest = { gref: 0, offset: 0, flags: 0, id: 0, size: 0 };
-  readonly #response: RxResponse = { id: 0, offset: 0, flags: 0, status: 0 };
-  #immediate: NodeJS.Immediate | undefined;
-  #open = true;
+  readonly keys: ConnectionKeys;
+  readonly features: NetfrontFeatures;
+  readonly link: BackendLink;
+  readonly control: ControlRing | undefined;
+  readonly #memory: LocalMemory;
+  readonly #queues: FrontQueue[] = [];
+  readonly #regions: LocalRegion[] = [];
+  /** Where a frame is put that is changed before it is sent: it is not ours to change. */
+  readonly #changed: LocalRegion;
+  readonly #segmenter = new Segmenter();
+  readonly #layout = new PacketLayout();
 
+  /** @throws GrantError, EventChannelError; nothing is left behind then. */
   constructor(
     xen: Xen,
-    backendDomid: number,
-    features: BackendFeatures,
-    metrics: QueueMetrics,
-    hooks: NetfrontHooks,
+    link: BackendLink,
+    features: NetfrontFeatures,
+    settings: NetfrontSettings,
+    metrics: DeviceMetrics,
+    hooks: ConnectionHooks,
   ) {
-    this.#xen = xen;
-    this.#features = features;
-    this.#metrics = metrics;
-    this.#hooks = hooks;
-    const share = (count: number): SharedPages => {
-      const pages = xen.grants.share(backendDomid, count, 'write');
-      this.#shared.push(pages);
-      return pages;
-    };
-    const rings = share(2);
-    const [txPage, rxPage] = rings.pages;
-    const [txRingRef, rxRingRef] = rings.refs;
-    if (txPage === undefined || rxPage === undefined)
-      throw new ProtocolError('NO_PAGES', 'No ring.');
-    this.#tx = new FrontRing(txPage, TX_SLOT_BYTES);
-    this.#rx = new FrontRing(rxPage, RX_SLOT_BYTES);
-    this.#txPages = share(this.#tx.size);
-    this.#rxPages = share(this.#rx.size);
-    this.#txFree = Uint16Array.from({ length: this.#tx.size }, (_, id) => id);
-    this.#txFreeCount = this.#tx.size;
-    this.#txBusy = new Uint8Array(this.#tx.size);
-    this.#rxBusy = new Uint8Array(this.#rx.size);
-    this.#staging = xen.memory.allocate(STAGING_BYTES);
-    this.#batch = new FrameBatch(xen.memory.bytes, this.#rx.size);
-    this.#txChannel = xen.events.allocate(backendDomid, () => this.#onEvent());
-    this.#rxChannel = features.splitEventChannels
-      ? xen.events.allocate(backendDomid, () => this.#onEvent())
-      : this.#txChannel;
-    this.keys = {
-      txRingRef: txRingRef as number,
-      rxRingRef: rxRingRef as number,
-      txPort: this.#txChannel.port,
-      rxPort: this.#rxChannel.port,
-    };
-    for (let id = 0; id < this.#rx.size; id += 1) this.#post(id);
-    this.#rx.pushRequests();
+    const { backendDomid } = link;
+    this.link = link;
+    this.features = features;
+    this.#memory = xen.memory;
+    try {
+      this.#changed = this.#allocate(FRAME_BYTES_MAX);
+      const staging = this.#allocate(STAGING_BYTES);
+      const batch = new FrameBatch(xen.memory.bytes, BATCH_FRAMES);
+      const rxScratch = { staging, batch };
+      const context: QueueContext = {
+        xen,
+        backendDomid,
+        features,
+        settings,
+        rxScratch,
+        ...hooks,
+      };
+      for (let index = 0; index < features.queues; index += 1) {
+        this.#queues.push(new FrontQueue(context, metrics.queue(index)));
+      }
+      if (features.controlRing) this.control = new ControlRing(xen, backendDomid, hooks.fault);
+    } catch (error) {
+      for (const pages of this.close()) pages.unshare();
+      throw error;
+    }
+    this.keys = { queues: this.#queues.map(({ keys }) => keys), control: this.control?.keys };
   }
 
-  /** Tells the backend of the buffers posted before it was connected. */
+  /** Tells the backend, which is connected now, of the buffers that wait for it. */
   kick(): void {
-    this.#rxChannel.notify();
+    for (const queue of this.#queues) queue.kick();
   }
 
-  /** Slots that a frame of `length` needs; 0 when the backend cannot take it. */
-  #slotsFor(length: number): number {
-    if (length < FRAME_BYTES_MIN || length > FRAME_BYTES_MAX) return 0;
-    const slots = Math.ceil(length / PAGE_SIZE);
-    return slots === 1 || this.#features.scatterGather ? slots : 0;
-  }
-
+  /** Sends all frames of `batch`, drops and counts what cannot be sent; see `Network.writeBatch`. */
   write(batch: FrameBatch, outcomes?: Uint8Array): number {
-    this.#reclaim();
+    for (const queue of this.#queues) queue.tx.reclaim();
     let accepted = 0;
     for (let index = 0; index < batch.count; index += 1) {
+      const offset = batch.offset(index);
       const length = batch.length(index);
-      const slots = this.#slotsFor(length);
-      let outcome: WriteOutcome = WriteOutcome.accepted;
-      if (slots === 0) outcome = WriteOutcome.tooLong;
-      else if (slots > this.#txFreeCount) outcome = WriteOutcome.queueFull;
-      if (outcome === WriteOutcome.accepted) {
-        this.#send(batch.offset(index), length, slots, batch.flag(index));
-        accepted += 1;
-      } else {
-        this.#metrics.tx.drop(
-          'tx-ring',
-          outcome === WriteOutcome.tooLong ? 'TOO_LONG' : 'RING_FULL',
-        );
-      }
+      const queue = this.#queueFor(offset, length);
+      const outcome = this.#send(queue, offset, length, batch.flag(index));
+      if (outcome === WriteOutcome.accepted) accepted += 1;
+      else if (outcome === WriteOutcome.queueFull) queue.metrics.tx.drop('tx-ring', 'RING_FULL');
       if (outcomes !== undefined) outcomes[index] = outcome;
     }
-    if (accepted > 0 && this.#tx.pushRequests()) this.#txChannel.notify();
+    if (accepted > 0) this.#push();
     return accepted;
   }
 
-  close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    if (this.#immediate !== undefined) clearImmediate(this.#immediate);
-    if (this.#rxChannel !== this.#txChannel) this.#rxChannel.close();
-    this.#txChannel.close();
-    this.#staging.free();
-    for (const pages of this.#shared) pages.unshare();
+  /** Sends the one frame of `batch`, whose writer waits when the ring is full. */
+  tryWrite(batch: FrameBatch): WriteOutcome {
+    const offset = batch.offset(0);
+    const length = batch.length(0);
+    const queue = this.#queueFor(offset, length);
+    queue.tx.reclaim();
+    const outcome = this.#send(queue, offset, length, batch.flag(0));
+    if (outcome === WriteOutcome.accepted) queue.push();
+    return outcome;
   }
 
-  #send(offset: number, length: number, slots: number, metadata: number): void {
-    const request = this.#request;
-    for (let part = 0; part < slots; part += 1) {
-      this.#txFreeCount -= 1;
-      const id = this.#txFree[this.#txFreeCount] as number;
-      const bytes = Math.min(PAGE_SIZE, length - part * PAGE_SIZE);
-      const page = this.#txPages.pages[id];
-      if (page === undefined) throw new ProtocolError('NO_PAGES', `No page for request ${id}.`);
-      this.#xen.memory.copyOut(offset + part * PAGE_SIZE, page, 0, bytes);
-      request.gref = this.#txPages.refs[id] as number;
-      request.flags = part + 1 < slots ? TX_MORE_DATA : 0;
-      if (part === 0 && (metadata & CHECKSUM_BLANK) !== 0) request.flags |= TX_CSUM_BLANK;
-      if (part === 0 && (metadata & DATA_VALIDATED) !== 0) request.flags |= TX_DATA_VALIDATED;
-      request.id = id;
-      // The first slot carries the size of the whole frame, the others their own.
-      request.size = part === 0 ? length : bytes;
-      writeTxRequest(this.#tx.page, this.#tx.slot(this.#tx.reqProd), request);
-      this.#tx.reqProd = (this.#tx.reqProd + 1) >>> 0;
-      this.#txBusy[id] = 1;
-    }
-    this.#metrics.tx.count(1, length);
+  /**
+   * Asks for frames to a multicast address, given as two numbers, or no longer for them. Returns
+   * false when there is no room on the ring; else `onAnswer` gets the status of the answer.
+   */
+  sendMulticast(
+    isAdded: boolean,
+    addressHigh: number,
+    addressLow: number,
+    onAnswer: (status: number) => void,
+  ): boolean {
+    const [queue] = this.#queues;
+    if (queue === undefined) return false;
+    queue.tx.reclaim();
+    if (!queue.tx.hasRoom(1, 1)) return false;
+    queue.tx.sendMulticast(isAdded, addressHigh, addressLow, onAnswer);
+    queue.push();
+    return true;
   }
 
-  /** Takes back the pages of requests that were answered. Returns whether there were any. */
-  #reclaim(): boolean {
-    const pending = this.#tx.pendingResponses();
-    for (let index = 0; index < pending; index += 1) {
-      const word = this.#tx.page.readU32(this.#tx.slot(this.#tx.rspCons));
-      const id = readTxResponseId(word);
-      if (id >= this.#tx.size || this.#txBusy[id] !== 1) {
-        throw new ProtocolError('RESPONSE_ID_INVALID', `The backend answered request ${id}.`);
-      }
-      this.#txBusy[id] = 0;
-      this.#txFree[this.#txFreeCount] = id;
-      this.#txFreeCount += 1;
-      this.#tx.rspCons = (this.#tx.rspCons + 1) >>> 0;
-    }
-    return pending > 0;
+  /** Ends all queues and returns their pages, which the backend may still have mapped. */
+  close(): SharedPages[] {
+    const pages = this.#queues.flatMap((queue) => queue.close());
+    for (const region of this.#regions.splice(0)) region.free();
+    return [...pages, ...(this.control?.close() ?? [])];
   }
 
-  #post(id: number): void {
-    writeRxRequest(
-      this.#rx.page,
-      this.#rx.slot(this.#rx.reqProd),
-      id,
-      this.#rxPages.refs[id] as number,
-    );
-    this.#rx.reqProd = (this.#rx.reqProd + 1) >>> 0;
-    this.#rxBusy[id] = 1;
+  #allocate(bytes: number): LocalRegion {
+    const region = this.#memory.allocate(bytes);
+    this.#regions.push(region);
+    return region;
   }
 
-  #onEvent(): void {
-    if (this.#immediate === undefined) this.#turn();
+  #push(): void {
+    for (const queue of this.#queues) queue.push();
   }
 
-  #turn(): void {
-    this.#immediate = undefined;
-    if (!this.#open) return;
-    try {
-      let budget = RESPONSES_PER_TURN;
-      let more = true;
-      while (more && budget > 0 && this.#open) {
-        if (this.#reclaim()) this.#hooks.writable();
-        if (!this.#open) return;
-        budget -= this.#receive();
-        if (!this.#open) return;
-        more = this.#tx.requestEvent() > 0 || this.#rx.requestEvent() > 0;
-      }
-      if (more) {
-        this.#immediate = setImmediate(() => this.#turn());
-        return;
-      }
-      this.#txChannel.unmask();
-      if (this.#rxChannel !== this.#txChannel) this.#rxChannel.unmask();
-    } catch (error) {
-      this.#hooks.fault(error);
-    }
+  #queueFor(offset: number, length: number): FrontQueue {
+    const queues = this.#queues;
+    const index = queues.length === 1 ? 0 : this.#hash(offset, length) % queues.length;
+    return queues[index] as FrontQueue;
   }
 
-  /** Copies what was received out of the shared pages, posts them again, and hands it on. */
-  #receive(): number {
-    const pending = this.#rx.pendingResponses();
-    let taken = 0;
-    let staged = 0;
-    this.#batch.clear();
-    while (taken < pending && staged + FRAME_BYTES_MAX + PAGE_SIZE <= STAGING_BYTES) {
-      const start = this.#staging.offset + staged;
-      let length = 0;
-      let flags = 0;
-      let broken = false;
-      let more = true;
-      for (let part = 0; more; part += 1) {
-        if (taken >= pending || length > FRAME_BYTES_MAX) {
-          throw new ProtocolError('CHAIN_TRUNCATED', 'A frame goes on past the last response.');
-        }
-        const response = this.#takeResponse();
-        taken += 1;
-        more = (response.flags & RX_MORE_DATA) !== 0;
-        if (part === 0) flags = metadataOf(response.flags);
-        if (response.status < 0) broken = true;
-        else {
-          const page = this.#rxPages.pages[response.id];
-          if (page === undefined || response.offset + response.status > PAGE_SIZE) {
-            throw new ProtocolError(
-              'RESPONSE_CROSSES_PAGE',
-              'A response does not lie in its page.',
-            );
-          }
-          this.#xen.memory.copyIn(start + length, page, response.offset, response.status);
-          length += response.status;
-        }
-        this.#post(response.id);
-      }
-      if (broken || length < FRAME_BYTES_MIN || length > FRAME_BYTES_MAX) {
-        this.#metrics.rx.drop('rx-ring', broken ? 'BACKEND_ERROR' : 'BAD_LENGTH');
-        continue;
-      }
-      this.#batch.add(start, length, flags);
-      staged += length;
-    }
-    if (taken === 0) return 0;
-    if (this.#rx.pushRequests()) this.#rxChannel.notify();
-    if (this.#batch.count > 0) {
-      this.#metrics.rx.count(this.#batch.count, this.#batch.totalBytes);
-      this.#batch.timeNs = frameTimeNs();
-      this.#hooks.received(this.#batch);
-    }
-    return taken;
+  #hash(offset: number, length: number): number {
+    return flowHash(this.#memory.bytes, offset, length);
   }
 
-  #takeResponse(): RxResponse {
-    const response = this.#response;
-    readRxResponse(this.#rx.page, this.#rx.slot(this.#rx.rspCons), response);
-    this.#rx.rspCons = (this.#rx.rspCons + 1) >>> 0;
-    if (response.id >= this.#rx.size || this.#rxBusy[response.id] !== 1) {
-      throw new ProtocolError('RESPONSE_ID_INVALID', `The backend filled buffer ${response.id}.`);
+  /** Puts one frame on the ring, changed where the backend could not take it as it is. */
+  #send(queue: FrontQueue, offset: number, length: number, flags: number): WriteOutcome {
+    if (length < FRAME_BYTES_MIN || length > FRAME_BYTES_MAX) return tooLong(queue, 'BAD_LENGTH');
+    const gsoType = gsoTypeOf(flags);
+    if (gsoType !== 0) {
+      return this.#takesGso(gsoType, gsoSizeOf(flags))
+        ? this.#put(queue, offset, length, flags, true)
+        : this.#sendSegments(queue, offset, length, gsoSizeOf(flags));
     }
-    if ((response.flags & RX_EXTRA_INFO) !== 0) {
-      throw new ProtocolError('EXTRA_UNEXPECTED', 'The backend sent an extra nobody asked for.');
+    if (length > PAGE_SIZE && !this.features.scatterGather) return tooLong(queue, 'TOO_LONG');
+    if ((flags & CHECKSUM_BLANK) === 0 || this.#takesBlank(offset, length)) {
+      return this.#put(queue, offset, length, flags, false);
     }
-    this.#rxBusy[response.id] = 0;
-    return response;
+    if (!queue.tx.hasRoom(slotsOf(length), 0)) return WriteOutcome.queueFull;
+    const { bytes } = this.#memory;
+    const changed = this.#changed.offset;
+    bytes.copyWithin(changed, offset, offset + length);
+    if (!completeChecksum(bytes, changed, length)) return tooLong(queue, 'CHECKSUM_INCOMPLETE');
+    return this.#put(queue, changed, length, DATA_VALIDATED, false);
+  }
+
+  #put(
+    queue: FrontQueue,
+    offset: number,
+    length: number,
+    flags: number,
+    asGso: boolean,
+  ): WriteOutcome {
+    if (!queue.tx.hasRoom(slotsOf(length), asGso ? 1 : 0)) return WriteOutcome.queueFull;
+    queue.tx.send(offset, length, flags, asGso);
+    return WriteOutcome.accepted;
+  }
+
+  /** Sends a frame that the backend cannot cut as the segments it consists of: all of them or none. */
+  #sendSegments(queue: FrontQueue, offset: number, length: number, size: number): WriteOutcome {
+    const { scatterGather } = this.features;
+    const { bytes } = this.#memory;
+    const packetBytesMax = scatterGather ? FRAME_BYTES_MAX : PAGE_SIZE - ETHERNET_HEADER_BYTES_MAX;
+    const count = this.#segmenter.begin(bytes, offset, length, size, packetBytesMax);
+    if (count === 0) return tooLong(queue, 'SEGMENTATION_FAILED');
+    const slots = scatterGather ? count * slotsOf(segmentBytesMax(length, size)) : count;
+    if (slots > queue.tx.ring.size) return tooLong(queue, 'TOO_MANY_SEGMENTS');
+    if (!queue.tx.hasRoom(slots, 0)) return WriteOutcome.queueFull;
+    const changed = this.#changed.offset;
+    for (let segment = 0; segment < count; segment += 1) {
+      const segmentBytes = this.#segmenter.next(bytes, changed);
+      queue.tx.send(changed, segmentBytes, DATA_VALIDATED, false);
+    }
+    return WriteOutcome.accepted;
+  }
+
+  #takesGso(type: number, size: number): boolean {
+    // A backend cuts off who sends it a segment size of 0, so that goes the way that refuses it.
+    if (size === 0) return false;
+    if (type === GSO_TYPE_TCPV4) return this.features.gsoTcpv4;
+    return type === GSO_TYPE_TCPV6 && this.features.gsoTcpv6;
+  }
+
+  #takesBlank(offset: number, length: number): boolean {
+    const { checksumIpv4, checksumIpv6 } = this.features;
+    if (checksumIpv4 && checksumIpv6) return true;
+    if (!parseLayout(this.#memory.bytes, offset, length, this.#layout)) return false;
+    return this.#layout.ipVersion === 4 ? checksumIpv4 : checksumIpv6;
   }
 }
 
-function metadataOf(rxFlags: number): number {
-  let flags = 0;
-  if ((rxFlags & RX_CSUM_BLANK) !== 0) flags |= CHECKSUM_BLANK;
-  if ((rxFlags & RX_DATA_VALIDATED) !== 0) flags |= DATA_VALIDATED;
-  return flags;
+function slotsOf(length: number): number {
+  return Math.ceil(length / PAGE_SIZE);
+}
+
+/** Counts a frame that the backend can take at no time: there is no use in trying again. */
+function tooLong(queue: FrontQueue, cause: string): WriteOutcome {
+  queue.metrics.tx.drop('tx-ring', cause);
+  return WriteOutcome.tooLong;
 }

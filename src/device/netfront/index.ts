@@ -4,71 +4,114 @@
  */
 import type { Logger } from 'pino';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
+import { CoalescedTask } from '../coalesced-task.js';
 import { NetfrontDevice } from './device.js';
+import type { NetfrontOptions } from './options.js';
 
 export class Netfront {
-  readonly #xen: Xen;
   readonly #logger: Logger;
   readonly #onDevice: (device: NetfrontDevice) => void;
+  readonly #options: NetfrontOptions;
   readonly #devices = new Map<number, NetfrontDevice>();
-  readonly #root: string;
+  #xen: Xen;
   #watch: StoreWatch | undefined;
-  #scanning: Promise<void> = Promise.resolve();
-  #scanQueued = false;
-  #stopped = false;
+  #scanning: CoalescedTask;
 
   /** Calls `onDevice` for each vif that is there and each that comes. */
-  constructor(xen: Xen, logger: Logger, onDevice: (device: NetfrontDevice) => void) {
+  constructor(
+    xen: Xen,
+    logger: Logger,
+    onDevice: (device: NetfrontDevice) => void,
+    options: NetfrontOptions = {},
+  ) {
     this.#xen = xen;
     this.#logger = logger;
     this.#onDevice = onDevice;
-    this.#root = `/local/domain/${xen.domid}/device/vif`;
+    this.#options = options;
+    this.#scanning = this.#newScanning();
   }
 
   async start(): Promise<void> {
-    this.#stopped = false;
-    this.#watch = await this.#xen.store.watch(this.#root, () => this.#scan());
-    await this.#scanning;
+    this.#scanning = this.#newScanning();
+    await this.#watchRoot();
+    this.#scanning.request();
+    await this.#scanning.settled();
   }
 
   get(handle: number): NetfrontDevice | undefined {
     return this.#devices.get(handle);
   }
 
+  /** Gives every vif up, in order. */
   async stop(): Promise<void> {
-    this.#stopped = true;
-    await this.#watch?.unwatch().catch(() => undefined);
-    await this.#scanning;
-    await Promise.all([...this.#devices.values()].map((device) => device.disconnect()));
+    this.#scanning.stop();
+    await this.#unwatchRoot();
+    await this.#scanning.settled();
+    const devices = [...this.#devices.values()];
     this.#devices.clear();
+    await Promise.all(devices.map((device) => device.disconnect()));
   }
 
-  #scan(): void {
-    if (this.#scanQueued) return;
-    this.#scanQueued = true;
-    this.#scanning = this.#scanning.then(async () => {
-      this.#scanQueued = false;
-      await this.#scanOnce().catch((error: unknown) => {
-        this.#logger.warn({ error }, 'a guest could not list its vifs');
-      });
-    });
+  /**
+   * Begins a new life of all vifs after a suspend, on `xen`; see `NetfrontDevice.resume`. Vifs that
+   * the new life does not have are given up.
+   */
+  async resume(xen: Xen = this.#xen): Promise<void> {
+    this.#scanning.stop();
+    await this.#unwatchRoot();
+    await this.#scanning.settled();
+    this.#xen = xen;
+    const devices = [...this.#devices.values()];
+    await Promise.all(devices.map((device) => device.resume(xen).catch(() => undefined)));
+    await this.start();
   }
 
-  async #scanOnce(): Promise<void> {
-    const names = await this.#xen.store.directory(this.#root).catch(() => []);
-    const present = new Set(names.map(Number));
+  get #root(): string {
+    return `/local/domain/${this.#xen.domid}/device/vif`;
+  }
+
+  #newScanning(): CoalescedTask {
+    return new CoalescedTask(
+      () => this.#scan(),
+      (error) => this.#logger.warn({ error }, 'a guest could not list its vifs'),
+    );
+  }
+
+  async #watchRoot(): Promise<void> {
+    const scanning = this.#scanning;
+    this.#watch = await this.#xen.store.watch(this.#root, () => scanning.request());
+  }
+
+  async #unwatchRoot(): Promise<void> {
+    const watch = this.#watch;
+    this.#watch = undefined;
+    await watch?.unwatch().catch(() => undefined);
+  }
+
+  async #scan(): Promise<void> {
+    const names = await this.#xen.store.directory(this.#root).catch((): string[] => []);
+    const present = new Set(names.filter((name) => /^(0|[1-9][0-9]{0,4})$/.test(name)).map(Number));
     for (const [handle, device] of this.#devices) {
       if (present.has(handle)) continue;
       this.#devices.delete(handle);
       await device.disconnect();
     }
     for (const handle of present) {
-      if (this.#devices.has(handle) || this.#stopped) continue;
-      const backend = await this.#xen.store.readIfExists(`${this.#root}/${handle}/backend`);
-      if (backend === undefined) continue;
-      const device = await NetfrontDevice.open(this.#xen, handle, this.#logger);
+      if (!this.#devices.has(handle)) await this.#open(handle);
+    }
+  }
+
+  /** One vif that cannot be opened takes no other down; its next change has it tried again. */
+  async #open(handle: number): Promise<void> {
+    const { store } = this.#xen;
+    const backend = await store.readIfExists(`${this.#root}/${handle}/backend`);
+    if (backend === undefined) return;
+    try {
+      const device = await NetfrontDevice.open(this.#xen, handle, this.#logger, this.#options);
       this.#devices.set(handle, device);
       this.#onDevice(device);
+    } catch (error) {
+      this.#logger.warn({ vif: handle, error }, 'a guest could not open a vif');
     }
   }
 }
