@@ -89,7 +89,7 @@ export class Listeners {
     for (let index = 0; index < batch.count; index += 1) {
       let isKept = false;
       try {
-        isKept = early.push(batch.offset(index), batch.length(index), batch.flag(index));
+        isKept = early.push(batch.offset(index), batch.length(index), batch.flag(index), 0);
       } catch (error) {
         if (!(error instanceof GrantError)) throw error;
       }

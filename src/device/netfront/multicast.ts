@@ -30,7 +30,7 @@ export class MulticastAddresses {
     isAdded: boolean,
     connection: NetfrontConnection | undefined,
   ): Promise<boolean> {
-    const bytes = parseMac(address);
+    const bytes = parseMac(address.toLowerCase());
     if (bytes === undefined || ((bytes[0] as number) & 1) === 0) {
       const message = `${address} is no multicast address.`;
       throw new InvalidArgumentError('MAC_INVALID', 'address', message);

@@ -7,10 +7,11 @@ import { RX_SLOT_BYTES } from '../../ring/netif-rx.js';
 import { TX_SLOT_BYTES } from '../../ring/netif-tx.js';
 import { ringSize } from '../../ring/shared-ring.js';
 import type { Page } from '../../xen/page.js';
-import type { EventChannel, SharedPages, Xen } from '../../xen/xen.js';
+import type { SharedPages, Xen } from '../../xen/xen.js';
 import { frameTimeNs } from '../clock.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
+import { PatientChannel } from '../patient-channel.js';
 import type { NetfrontFeatures, QueueKeys } from './handshake.js';
 import type { NetfrontSettings } from './options.js';
 import { RxRing, type RxScratch } from './rx-ring.js';
@@ -42,11 +43,13 @@ export class FrontQueue {
   readonly #context: QueueContext;
   readonly #rx: RxRing;
   readonly #shared: SharedPages[] = [];
-  readonly #txChannel: EventChannel;
+  readonly #txChannel: PatientChannel;
   /** The same channel as TX unless the backend lets us split them. */
-  readonly #rxChannel: EventChannel;
+  readonly #rxChannel: PatientChannel;
   #immediate: NodeJS.Immediate | undefined;
   #heldTimer: NodeJS.Timeout | undefined;
+  /** How many responses of both rings were taken when the last turn ended. */
+  #responses = 0;
   #open = true;
 
   /** @throws GrantError, EventChannelError; nothing is left behind then. */
@@ -54,9 +57,9 @@ export class FrontQueue {
     const { xen, backendDomid, settings } = context;
     this.#context = context;
     this.metrics = metrics;
-    const channels: EventChannel[] = [];
-    const allocate = (): EventChannel => {
-      const channel = xen.events.allocate(backendDomid, () => this.#onEvent());
+    const channels: PatientChannel[] = [];
+    const allocate = (): PatientChannel => {
+      const channel = new PatientChannel(xen.events.allocate(backendDomid, () => this.#onEvent()));
       channels.push(channel);
       return channel;
     };
@@ -108,7 +111,7 @@ export class FrontQueue {
     return pages;
   }
 
-  #notify(channel: EventChannel): void {
+  #notify(channel: PatientChannel): void {
     this.metrics.eventsSent += 1;
     channel.notify();
   }
@@ -141,11 +144,20 @@ export class FrontQueue {
       }
       if (!this.#open) return;
       this.#awaitHeld();
-      this.#txChannel.unmask();
-      if (this.#rxChannel !== this.#txChannel) this.#rxChannel.unmask();
+      const worked = this.#hasWorked();
+      this.#txChannel.unmask(worked);
+      if (this.#rxChannel !== this.#txChannel) this.#rxChannel.unmask(worked);
     } catch (error) {
       this.#context.fault(error);
     }
+  }
+
+  /** Whether responses were taken since the last time, in a turn or before a write. */
+  #hasWorked(): boolean {
+    const responses = (this.tx.ring.rspCons + this.#rx.ring.rspCons) >>> 0;
+    const worked = responses !== this.#responses;
+    this.#responses = responses;
+    return worked;
   }
 
   /** Takes what was received and hands it on; returns how many responses that were. */

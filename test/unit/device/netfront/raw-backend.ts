@@ -3,20 +3,20 @@
  * rings that a frontend of ours announces, and then does with them whatever the test likes.
  */
 import { randomUUID } from 'node:crypto';
-import { plugVif } from '../../../src/device/netback/toolstack.js';
-import { RX_SLOT_BYTES, writeRxResponse } from '../../../src/ring/netif-rx.js';
+import { plugVif } from '../../../../src/device/netback/toolstack.js';
+import { RX_SLOT_BYTES, writeRxResponse } from '../../../../src/ring/netif-rx.js';
 import {
   readTxRequest,
   TX_SLOT_BYTES,
   type TxRequest,
   writeTxResponse,
-} from '../../../src/ring/netif-tx.js';
-import { BackRing } from '../../../src/ring/shared-ring.js';
-import { CopyBatch } from '../../../src/xen/copy-batch.js';
-import type { EmulatedXen } from '../../../src/xen/emulated/emulated-xen.js';
-import type { Domain, Hypervisor } from '../../../src/xen/emulated/index.js';
-import type { EventChannel, MappedPage, Store } from '../../../src/xen/xen.js';
-import { until } from '../../support/machine.js';
+} from '../../../../src/ring/netif-tx.js';
+import { BackRing } from '../../../../src/ring/shared-ring.js';
+import { CopyBatch } from '../../../../src/xen/copy-batch.js';
+import type { EmulatedXen } from '../../../../src/xen/emulated/emulated-xen.js';
+import type { Domain, Hypervisor } from '../../../../src/xen/emulated/index.js';
+import type { EventChannel, MappedPage, Store } from '../../../../src/xen/xen.js';
+import { until } from '../../../support/machine.js';
 
 /** What a backend like Linux's offers, apart from queues and a control ring. */
 export const EVERYTHING: Readonly<Record<string, string>> = {

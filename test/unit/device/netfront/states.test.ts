@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type FrontendView, nextFrontendState, XenbusState } from '../../../src/xen/xenbus.js';
+import { type FrontendView, nextFrontendState, XenbusState } from '../../../../src/xen/xenbus.js';
 
 const { unknown, initialising, connected, closing, closed } = XenbusState;
 const STATES = Object.values(XenbusState);
