@@ -2,8 +2,6 @@
  * A backend played by hand, in a driver domain of its own: it offers what a test says, maps the
  * rings that a frontend of ours announces, and then does with them whatever the test likes.
  */
-import { randomUUID } from 'node:crypto';
-import { plugVif } from '../../../../src/device/netback/toolstack.js';
 import { RX_SLOT_BYTES, writeRxResponse } from '../../../../src/ring/netif-rx.js';
 import {
   readTxRequest,
@@ -14,7 +12,7 @@ import {
 import { BackRing } from '../../../../src/ring/shared-ring.js';
 import { CopyBatch } from '../../../../src/xen/copy-batch.js';
 import type { EmulatedXen } from '../../../../src/xen/emulated/emulated-xen.js';
-import type { Domain, Hypervisor } from '../../../../src/xen/emulated/index.js';
+import type { Domain } from '../../../../src/xen/emulated/index.js';
 import type { EventChannel, MappedPage, Store } from '../../../../src/xen/xen.js';
 import { until } from '../../../support/machine.js';
 
@@ -48,34 +46,17 @@ export interface RawPacket {
 export class RawBackend {
   readonly domain: Domain;
   readonly xen: EmulatedXen;
-  readonly guestDomid: number;
+  guestDomid: number;
   readonly queues: RawQueue[] = [];
   readonly #toolstack: Store;
   readonly #pages: MappedPage[] = [];
   readonly #channels: EventChannel[] = [];
 
-  private constructor(toolstack: Store, domain: Domain, xen: EmulatedXen, guestDomid: number) {
+  constructor(toolstack: Store, domain: Domain, xen: EmulatedXen, guestDomid: number) {
     this.#toolstack = toolstack;
     this.domain = domain;
     this.xen = xen;
     this.guestDomid = guestDomid;
-  }
-
-  /** A driver domain, and the guest's vif 0 plugged to it. */
-  static async plug(hypervisor: Hypervisor, toolstack: Store, guestDomid: number) {
-    const domain = await hypervisor.createDomain();
-    const xen = await domain.open({ localMemoryBytes: 1024 * 1024 });
-    const backend = new RawBackend(toolstack, domain, xen, guestDomid);
-    await plugVif(toolstack, {
-      backendDomid: domain.domid,
-      domid: guestDomid,
-      handle: 0,
-      mac: '00:16:3e:00:00:01',
-      mtu: 1500,
-      labels: {},
-      uid: randomUUID(),
-    });
-    return backend;
   }
 
   get path(): string {
@@ -157,6 +138,14 @@ export class RawBackend {
     for (const channel of this.#channels.splice(0)) channel.close();
     for (const page of this.#pages.splice(0)) page.unmap();
     this.queues.length = 0;
+  }
+
+  /** Lets go, and says so where its directory is still there. */
+  async letGo(): Promise<void> {
+    this.unmap();
+    if ((await this.#toolstack.readIfExists(`${this.path}/state`)) !== undefined) {
+      await this.state(6);
+    }
   }
 
   /** Takes the next packet off a TX ring, without an answer; undefined when there is none. */
