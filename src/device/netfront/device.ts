@@ -532,6 +532,8 @@ export class NetfrontDevice implements Network {
 
   #onStepFailed(error: unknown): void {
     this.#logger.warn({ vif: this.handle, error }, 'a frontend could not follow its backend');
+    // Nobody can be told that we close, and a XenStore that is away may be away for long.
+    if (this.#ending !== undefined && !this.#xen.store.connected) this.#onClosed();
     this.#lookIn(RETRY_MS);
   }
 
