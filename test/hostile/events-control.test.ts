@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect } from 'vitest';
+import type { NetbackDevice } from '../../src/device/netback/device.js';
 import { removeVif, requestUnplug } from '../../src/device/netback/toolstack.js';
 import { XenbusState } from '../../src/xen/xenbus.js';
 import { until } from '../support/machine.js';
@@ -23,6 +24,11 @@ const NOT_SUPPORTED = 1;
 const INVALID_PARAMETER = 2;
 const BUFFER_OVERFLOW = 3;
 
+/** Events that were delivered to any queue of a vif. */
+function eventsHandled({ metrics }: NetbackDevice): number {
+  return metrics.queues.reduce((sum, { eventsReceived }) => sum + eventsReceived, 0);
+}
+
 /** How long a storm lasts. */
 const STORM_MS = 300;
 
@@ -35,7 +41,7 @@ describe('events', () => {
         const { guest, device, bystanders } = scene;
         const { queue } = guest;
         await sleep(20);
-        const handled = device.metrics.eventsReceived;
+        const handled = eventsHandled(device);
         const heard = bystanders.received;
         let rounds = 0;
         const end = performance.now() + STORM_MS;
@@ -49,7 +55,7 @@ describe('events', () => {
         }
         expect(rounds).toBeGreaterThan(50);
         // A spurious event delays the next unmask, so the guest cannot buy our time with them.
-        expect(device.metrics.eventsReceived - handled).toBeLessThan(rounds / 8);
+        expect(eventsHandled(device) - handled).toBeLessThan(rounds / 8);
         expect(bystanders.received - heard).toBeGreaterThan(50);
         await scene.expectAlive();
       },
@@ -165,11 +171,13 @@ describe('the control ring', () => {
         [17, 0],
         [1, 16],
         [8, 9],
-        [0xffff_ffff, 1],
         [2, 0xffff_ffff],
-        [1025, 0],
       ] as const) {
-        expect(await ask(SET_HASH_MAPPING, [table.ref, length, offset])).toBe(BUFFER_OVERFLOW);
+        expect(await ask(SET_HASH_MAPPING, [table.ref, length, offset])).toBe(INVALID_PARAMETER);
+      }
+      // More entries than the backend supports in any table is the other error (netif.h).
+      for (const length of [most + 1, 1025, 0xffff_ffff]) {
+        expect(await ask(SET_HASH_MAPPING, [table.ref, length, 1])).toBe(BUFFER_OVERFLOW);
       }
       expect(await ask(SET_HASH_MAPPING, [0xffff_ffff, 16, 0])).toBe(INVALID_PARAMETER);
       table.page.writeU32(12, 1);

@@ -164,12 +164,10 @@ export class HostileGuest {
       const prefix = count === 1 ? '' : `queue-${index}/`;
       nodes[`${prefix}tx-ring-ref`] = String(queue.txRef);
       nodes[`${prefix}rx-ring-ref`] = String(queue.rxRef);
-      if (options.split) {
-        nodes[`${prefix}event-channel-tx`] = String(queue.txChannel.port);
-        nodes[`${prefix}event-channel-rx`] = String(queue.rxChannel.port);
-      } else {
-        nodes[`${prefix}event-channel`] = String(queue.txChannel.port);
-      }
+      const { split = false } = options;
+      nodes[`${prefix}event-channel`] = split ? undefined : String(queue.txChannel.port);
+      nodes[`${prefix}event-channel-tx`] = split ? String(queue.txChannel.port) : undefined;
+      nodes[`${prefix}event-channel-rx`] = split ? String(queue.rxChannel.port) : undefined;
     }
     if (options.control) Object.assign(nodes, this.#offerControl(options));
     return { ...nodes, state: '4' };

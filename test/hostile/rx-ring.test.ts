@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect } from 'vitest';
+import { describe, expect, vi } from 'vitest';
 import { until } from '../support/machine.js';
 import { REQ_EVENT, RSP_PROD } from './raw-ring.js';
 import { hostile, type Scene } from './scene.js';
@@ -91,6 +91,50 @@ describe('buffers of the RX ring', () => {
     expect(answer).toEqual({ id: 13, offset: 0, flags: 0, status: 60 });
     expect(Buffer.from(third.page.bytes.slice(0, 60))).toEqual(short);
   });
+
+  hostile(
+    'case 29: a guest that stays one buffer short is stalled, and then is not',
+    async (scene) => {
+      const { guest, device, machine } = scene;
+      const before = machine.xen.memory.allocatedBytes;
+      const [first, second, third] = [guest.page(), guest.page(), guest.page()];
+      guest.queue.post([first.ref], 1);
+      await device.write(randomBytes(5000));
+      const now = performance.now.bind(performance);
+      const clock = vi.spyOn(performance, 'now').mockImplementation(() => now() + 61_000);
+      try {
+        await until('the frame that waits is given up', () => {
+          return scene.dropped('rx', 'RX_EXPIRED') + scene.dropped('rx', 'RX_STALLED') === 1;
+        });
+        expect(machine.xen.memory.allocatedBytes).toBe(before);
+        await device.write(randomBytes(60));
+        expect(scene.dropped('rx', 'RX_STALLED')).toBeGreaterThan(0);
+        expect(guest.queue.rx.index(RSP_PROD)).toBe(0);
+        guest.queue.post([second.ref, third.ref], 2);
+        await sleep(20);
+        await device.write(randomBytes(5000));
+        expect((await guest.queue.received(2)).map(({ id }) => id)).toEqual([1, 2]);
+      } finally {
+        clock.mockRestore();
+      }
+    },
+  );
+
+  hostile(
+    'case 28: frames for a guest that will not tell of buffers wait for milliseconds',
+    async (scene) => {
+      const { guest, device, machine } = scene;
+      const before = machine.xen.memory.allocatedBytes;
+      await writeNumbered(scene, 20, 1000);
+      await until('they are given up', () => scene.dropped('rx', 'RX_EXPIRED') === 20);
+      expect(machine.xen.memory.allocatedBytes).toBe(before);
+      const buffer = guest.page();
+      await device.write(randomBytes(60));
+      guest.queue.rx.push([[5, buffer.ref]]);
+      expect(await guest.queue.received(1)).toMatchObject([{ id: 5, status: 60 }]);
+    },
+    { handshake: { nodes: { 'feature-rx-notify': undefined } } },
+  );
 
   hostile('case 30: buffers that cannot be written are answered with an error', async (scene) => {
     const { guest, device, machine } = scene;

@@ -245,11 +245,7 @@ describe('what the frontend writes', () => {
       }
       // The same port for both directions of a split pair: the second bind finds it taken.
       const one = String(guest.channel().port);
-      const nodes = {
-        'event-channel': undefined,
-        'event-channel-tx': one,
-        'event-channel-rx': '0',
-      };
+      const nodes = { 'event-channel-tx': one, 'event-channel-rx': '0' };
       await expectRefusal(scene, nodes, 'EVENT_CHANNEL_FAILED');
       foreign.close();
       await scene.expectRevived();
