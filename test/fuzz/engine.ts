@@ -6,7 +6,7 @@
  *     XENVIF_FUZZ_SEED      the seed; printed, and from the clock unless set
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { seededRandom, type SeededRandom } from '../support/random.js';
+import { type SeededRandom, seededRandom } from '../support/random.js';
 
 const SECONDS_DEFAULT = 60;
 const PROGRESS_MS = 10_000;

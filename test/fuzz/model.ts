@@ -4,6 +4,8 @@
  * it open, Linux's netback decides (drivers/net/xen-netback/netback.c).
  */
 
+import { transportOf } from './model-packet.js';
+
 /** A slot of 12 bytes as a request, and as an extra. */
 interface TxSlot {
   readonly gref: number;
@@ -140,8 +142,13 @@ export class TxModel {
       gsoType = extra.gsoType;
       gsoSize = extra.gsoSize;
     }
+    const added = extras.findLast(({ extraType }) => extraType === 2);
+    const deleted = extras.findLast(({ extraType }) => extraType === 3);
+    if (added !== undefined || deleted !== undefined)
+      return this.#amend(head, extras, added, deleted);
     const hasGso = extras.some(({ extraType }) => extraType === 1);
-    if (hasGso && (gsoSize === 0 || (gsoType !== 1 && gsoType !== 2))) throw new Kill('GSO_INVALID');
+    if (hasGso && (gsoSize === 0 || (gsoType !== 1 && gsoType !== 2)))
+      throw new Kill('GSO_INVALID');
 
     const fragments = fragmentsOf(head, slots, 1 + extras.length);
     const count = 1 + extras.length + fragments.length;
@@ -169,14 +176,45 @@ export class TxModel {
       parts.push(part);
     }
     const bytes = concat(parts);
-    const checksumBlank = (head.flags & CSUM_BLANK) !== 0;
+    // What is to be cut into segments has no checksum that could be right.
+    const checksumBlank = hasGso || (head.flags & CSUM_BLANK) !== 0;
     const validated = checksumBlank || (head.flags & DATA_VALIDATED) !== 0;
+    const transport = transportOf(bytes);
+    if (checksumBlank && transport === undefined) return refuse('checksum nowhere', DROPPED);
+    if (hasGso && (transport?.protocol !== 6 || transport.version !== (gsoType === 1 ? 4 : 6))) {
+      return refuse('checksum nowhere', DROPPED);
+    }
+    const isOneSegment = transport === undefined || transport.payloadBytes <= gsoSize;
+    const gso = isOneSegment ? { gsoType: 0, gsoSize: 0 } : { gsoType, gsoSize };
     return {
       slots: count,
       answers: answer(OKAY),
       fate: 'sent',
-      frame: { bytes, checksumBlank, validated, gsoType, gsoSize },
+      frame: { bytes, checksumBlank, validated, ...gso },
     };
+  }
+
+  /** A request that only carries a wish about the multicast filter; an addition comes first. */
+  #amend(
+    head: TxSlot,
+    extras: readonly TxSlot[],
+    added: TxSlot | undefined,
+    deleted: TxSlot | undefined,
+  ): Packet {
+    let fate: PacketFate = 'multicast';
+    if (added !== undefined) {
+      const isNew = !this.multicast.has(added.address);
+      if (isNew && this.multicast.size >= MULTICAST_MAX) fate = 'multicast list full';
+      else this.multicast.add(added.address);
+    } else if (deleted !== undefined) {
+      this.multicast.delete(deleted.address);
+    }
+    const status = fate === 'multicast' ? OKAY : ERROR;
+    const answers = [
+      { id: head.id, status },
+      ...extras.map(() => ({ id: undefined, status: NULL })),
+    ];
+    return { slots: answers.length, answers, fate, frame: undefined };
   }
 }
 
@@ -218,6 +256,3 @@ function concat(parts: readonly Uint8Array[]): Uint8Array {
   }
   return bytes;
 }
-
-void DROPPED;
-void MULTICAST_MAX;
