@@ -66,6 +66,7 @@ class StoreRun {
   readonly #saved = new Map<string, string | undefined>();
   /** The nodes of the frontend's that were written, for the next case must not find them. */
   #written: readonly string[] = [];
+  #isSwapped = false;
 
   constructor(world: World, fuzzCase: StoreCase) {
     this.#world = world;
@@ -92,7 +93,8 @@ class StoreRun {
     } else {
       await spin('the handshake is taken', () => this.#isTaken);
       await turn();
-      await this.#expectFrames();
+      // A guest that swaps its own rings is connected, and gets what it asked for.
+      if (!this.#isSwapped) await this.#expectFrames();
       count('connected');
     }
   }
@@ -171,6 +173,9 @@ class StoreRun {
     }
     const written = Object.entries(text).map(([name, value]) => [name, latin1(value)] as const);
     this.#written = Object.keys(text);
+    this.#isSwapped = Object.keys(frontend).some((name) => {
+      return name.endsWith('ring-ref') && text[name] !== right[name];
+    });
     await guest.write(Object.fromEntries(written));
     const path = `${this.#backend}/multi-queue-max-queues`;
     const facts: GuestFacts = {
@@ -212,6 +217,8 @@ class StoreRun {
     const out = guest.page(frame);
     for (const queue of guest.queues) {
       queue.send([txRequest({ gref: out.ref, size: frame.length, id: 77 })]);
+      // The frontend may have named this port for both directions.
+      queue.rxChannel.notify();
       await spin('the frame is answered', () => queue.tx.answered === 1);
       expectSame('the answer', queue.takeTx(), [{ id: 77, status: 0, rest: [0, 0] }]);
     }
