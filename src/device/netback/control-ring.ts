@@ -162,7 +162,7 @@ export class ControlRing {
 
   #setMapping(): number {
     const { data0: ref, data1: entries, data2: start } = this.#request;
-    if (entries > HASH_MAPPING_MAX) return CTRL_STATUS_INVALID_PARAMETER;
+    if (entries > HASH_MAPPING_MAX) return CTRL_STATUS_BUFFER_OVERFLOW;
     return statusOf(
       this.#copy(ref, entries * 4, (bytes) =>
         this.#steering.setMapping(start, new Uint32Array(bytes.slice().buffer)),
