@@ -19,7 +19,8 @@ import {
 } from '../../ring/netif-ctrl.js';
 import { FrontRing } from '../../ring/shared-ring.js';
 import type { Page } from '../../xen/page.js';
-import { type EventChannel, PAGE_SIZE, type SharedPages, type Xen } from '../../xen/xen.js';
+import { PAGE_SIZE, type SharedPages, type Xen } from '../../xen/xen.js';
+import { PatientChannel } from '../patient-channel.js';
 
 /** What the backend answered: a `CTRL_STATUS_*` and what belongs to it. */
 export interface CtrlAnswer {
@@ -41,7 +42,7 @@ export class ControlRing {
   readonly #ring: FrontRing;
   readonly #dataPage: Page;
   readonly #dataRef: number;
-  readonly #channel: EventChannel;
+  readonly #channel: PatientChannel;
   readonly #response: CtrlResponse = { id: 0, type: 0, status: 0, data: 0 };
   /** The request that is under way. */
   #waiting: Waiting | undefined;
@@ -58,7 +59,7 @@ export class ControlRing {
       this.#ring = new FrontRing(ring.page, CTRL_SLOT_BYTES);
       this.#dataPage = data.page;
       this.#dataRef = data.ref;
-      this.#channel = xen.events.allocate(backendDomid, () => this.#onEvent());
+      this.#channel = new PatientChannel(xen.events.allocate(backendDomid, () => this.#onEvent()));
       this.keys = { ringRef: ring.ref, port: this.#channel.port };
     } catch (error) {
       for (const pages of this.#shared) pages.unshare();
@@ -170,10 +171,11 @@ export class ControlRing {
   #onEvent(): void {
     if (!this.#open) return;
     try {
+      const { rspCons } = this.#ring;
       do {
         while (this.#ring.pendingResponses() > 0) this.#takeAnswer();
       } while (this.#ring.requestEvent() > 0);
-      this.#channel.unmask();
+      this.#channel.unmask(this.#ring.rspCons !== rspCons);
     } catch (error) {
       this.#fault(error);
     }

@@ -1,99 +1,49 @@
 /**
- * One vif as its frontend sees it: follows the backend's state, sets rings up when the backend
- * offers to, and is a Network whose far end is whatever the backend is joined to.
+ * One vif as its frontend sees it: a Network whose far end is whatever the backend is joined to.
+ * How it comes to be connected is in lifecycle.ts.
  *
- * Every change of XenStore only says "look again"; one look at a time is taken, and which state
- * comes next is decided by xenbus.ts. A write waits for the backend to be connected, also while
- * the device reconnects, and fails only when the device is given up. A backend that breaks the
- * protocol is cut off: the device closes and stays closed until `reconnect`, `resume`, another
- * backend in its place, or a toolstack that sets it to Initialising.
+ * A write waits for the backend to be connected, also while the device reconnects, and fails only
+ * when the device is given up.
  */
-import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import { DisconnectedError, XenvifError } from '../../errors.js';
-import type { StoreWatch, Xen } from '../../xen/xen.js';
-import {
-  type FrontendWish,
-  nextFrontendState,
-  XenbusState,
-  xenbusStateName,
-} from '../../xen/xenbus.js';
-import { CoalescedTask } from '../coalesced-task.js';
+import { DisconnectedError } from '../../errors.js';
+import type { Xen } from '../../xen/xen.js';
 import type { FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics } from '../metrics.js';
 import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
 import { stageFrame } from '../single-frame.js';
-import { NetfrontConnection } from './connection.js';
 import type { ControlRing } from './control-ring.js';
-import {
-  announce,
-  type BackendLink,
-  changeState,
-  type NetfrontFeatures,
-  readBackend,
-  readFeatures,
-  readIdentity,
-  readOwn,
-} from './handshake.js';
+import type { NetfrontFeatures } from './handshake.js';
+import { Lifecycle, type NetfrontFault } from './lifecycle.js';
 import { Listeners } from './listeners.js';
 import { MulticastAddresses } from './multicast.js';
-import { type NetfrontOptions, type NetfrontSettings, withDefaults } from './options.js';
+import { type NetfrontOptions, withDefaults } from './options.js';
 import { frameTooLong, PendingWrites } from './pending-writes.js';
 import { type FrameListener, PlainFrames } from './plain-frames.js';
-import { Quarantine } from './quarantine.js';
-
-/** How long after a failure of ours, or of XenStore, the states are looked at again. */
-const RETRY_MS = 1000;
-
-/** What cut a backend off. */
-export interface NetfrontFault {
-  readonly code: string;
-  readonly message: string;
-}
 
 export class NetfrontDevice implements Network {
   readonly handle: number;
   readonly metrics = new DeviceMetrics();
-  readonly #settings: NetfrontSettings;
-  readonly #logger: Logger;
   readonly #listeners: Listeners;
   readonly #multicast = new MulticastAddresses();
   readonly #pending = new PendingWrites((frame) => this.#trySend(frame));
-  readonly #quarantine = new Quarantine(() => this.look());
-  readonly #looking = new CoalescedTask(
-    () => this.#step(),
-    (error) => this.#onStepFailed(error),
-  );
-  #xen: Xen;
-  #base: string;
-  #mac = '';
-  #mtu = 1500;
-  #carrier = true;
-  #link: BackendLink | undefined;
-  #wish: FrontendWish = 'reopen';
-  #fault: NetfrontFault | undefined;
-  #connection: NetfrontConnection | undefined;
-  /** The backend is Connected too: what is sent arrives. */
-  #usable = false;
-  /** On our own directory, and on nodes of the backend's. */
-  #ownWatch: StoreWatch | undefined;
-  #backendWatches: StoreWatch[] = [];
-  #retryTimer: NodeJS.Timeout | undefined;
-  /** When a backend that does not let go is not waited for any longer. */
-  #closingUntilMs: number | undefined;
-  #skipClosing = false;
-  /** Resumes that were asked for and not yet made. */
-  #resumes: { readonly xen: Xen; readonly done: () => void }[] = [];
+  readonly #lifecycle: Lifecycle;
   #ending: Promise<void> | undefined;
-  #onClosed: () => void = () => undefined;
 
-  private constructor(xen: Xen, handle: number, settings: NetfrontSettings, logger: Logger) {
-    this.#xen = xen;
+  private constructor(xen: Xen, handle: number, options: NetfrontOptions, logger: Logger) {
     this.handle = handle;
-    this.#base = basePath(xen, handle);
-    this.#settings = settings;
-    this.#logger = logger;
     this.#listeners = new Listeners(xen.memory, logger, () => this.metrics.unconnected.rx);
+    const settings = withDefaults(options);
+    this.#lifecycle = new Lifecycle(xen, handle, settings, logger, this.metrics, {
+      received: (batch) => this.#listeners.deliver(batch),
+      writable: () => this.#onWritable(),
+      established: (connection) => {
+        this.#multicast.tellAll(connection);
+        this.#pending.flush();
+      },
+      disconnected: () => this.#multicast.disconnected(),
+      moved: ({ memory }) => this.#listeners.moveTo(memory),
+    });
   }
 
   /**
@@ -106,37 +56,36 @@ export class NetfrontDevice implements Network {
     logger: Logger,
     options: NetfrontOptions = {},
   ): Promise<NetfrontDevice> {
-    const device = new NetfrontDevice(xen, handle, withDefaults(options), logger);
-    await device.#readIdentity();
-    await device.#watchOwn();
+    const device = new NetfrontDevice(xen, handle, options, logger);
+    await device.#lifecycle.start();
     return device;
   }
 
   get mac(): string {
-    return this.#mac;
+    return this.#lifecycle.mac;
   }
 
   get mtu(): number {
-    return this.#mtu;
+    return this.#lifecycle.mtu;
   }
 
   get connected(): boolean {
-    return this.#usable;
+    return this.#lifecycle.connection !== undefined;
   }
 
   /** Whether the backend says that its link is up. */
   get carrier(): boolean {
-    return this.#carrier;
+    return this.#lifecycle.carrier;
   }
 
   /** What was agreed on; undefined while there are no rings. */
   get features(): NetfrontFeatures | undefined {
-    return this.#connection?.features;
+    return this.#lifecycle.rings?.features;
   }
 
   /** Why the backend was cut off; undefined when it was not. */
   get fault(): NetfrontFault | undefined {
-    return this.#fault;
+    return this.#lifecycle.fault;
   }
 
   /** How often a listener threw. */
@@ -151,12 +100,12 @@ export class NetfrontDevice implements Network {
 
   /** Pages of former connections that a backend has not let go of. */
   get quarantinedPages(): number {
-    return this.#quarantine.pages;
+    return this.#lifecycle.quarantinedPages;
   }
 
   /** The control ring, while connected to a backend that has one and where options ask for it. */
   get control(): ControlRing | undefined {
-    return this.#usable ? this.#connection?.control : undefined;
+    return this.#lifecycle.connection?.control;
   }
 
   get stats(): NetworkStats {
@@ -183,7 +132,7 @@ export class NetfrontDevice implements Network {
    */
   async writev(parts: readonly Uint8Array[]): Promise<void> {
     this.#checkNotGivenUp();
-    const staged = stageFrame(this.#xen.memory, parts);
+    const staged = stageFrame(this.#lifecycle.xen.memory, parts);
     try {
       const outcome =
         this.#pending.count > 0 ? WriteOutcome.queueFull : this.#tryWrite(staged.batch);
@@ -192,19 +141,20 @@ export class NetfrontDevice implements Network {
     } finally {
       staged.free();
     }
-    await this.#pending.add(Uint8Array.from(Buffer.concat(parts)));
+    await this.#pending.add(Buffer.concat(parts));
   }
 
   writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
-    if (this.#connection === undefined || !this.#usable) {
+    const { connection } = this.#lifecycle;
+    if (connection === undefined) {
       this.metrics.unconnected.tx.drop('tx-queue', 'NOT_CONNECTED', batch.count);
       outcomes?.fill(WriteOutcome.notConnected, 0, batch.count);
       return 0;
     }
     try {
-      return this.#connection.write(batch, outcomes);
+      return connection.write(batch, outcomes);
     } catch (error) {
-      this.#cutOff(error);
+      this.#lifecycle.cutOff(error);
       outcomes?.fill(WriteOutcome.notConnected, 0, batch.count);
       return 0;
     }
@@ -227,13 +177,7 @@ export class NetfrontDevice implements Network {
    * @throws InvalidArgumentError MAC_INVALID.
    */
   async setMulticast(address: string, isWanted: boolean): Promise<boolean> {
-    const connection = this.#usable ? this.#connection : undefined;
-    return await this.#multicast.change(address, isWanted, connection);
-  }
-
-  /** Has the states looked at, now or as soon as the look under way is done. */
-  look(): void {
-    this.#looking.request();
+    return await this.#multicast.change(address, isWanted, this.#lifecycle.connection);
   }
 
   /**
@@ -242,24 +186,17 @@ export class NetfrontDevice implements Network {
    */
   async reconnect(): Promise<void> {
     this.#checkNotGivenUp();
-    this.#fault = undefined;
-    this.#wish = 'reopen';
-    this.look();
-    await this.#looking.settled();
+    await this.#lifecycle.reopen();
   }
 
   /**
    * Begins a new life after a suspend: our domain's number, the backend, and all that was granted
    * and bound before may be gone. Everything is torn down and built anew on `xen`. Counters,
-   * listeners and writes that wait stay.
+   * listeners and writes that wait stay; frames that nobody listened to yet go.
    */
-  async resume(xen: Xen = this.#xen): Promise<void> {
+  async resume(xen: Xen = this.#lifecycle.xen): Promise<void> {
     this.#checkNotGivenUp();
-    const done = new Promise<void>((resolve) => {
-      this.#resumes.push({ xen, done: resolve });
-    });
-    this.look();
-    await done;
+    await this.#lifecycle.resume(xen);
   }
 
   /**
@@ -272,168 +209,21 @@ export class NetfrontDevice implements Network {
   }
 
   async #end(skipClosing: boolean): Promise<void> {
-    this.#skipClosing = skipClosing;
-    this.#wish = 'closed';
-    this.#usable = false;
     this.#pending.rejectAll(new DisconnectedError(`vif ${this.handle} was disconnected.`));
-    const { closeTimeoutMs } = this.#settings;
-    await new Promise<void>((resolve) => {
-      // XenStore may be away: after twice the limit the rings go without its knowing.
-      const timer = setTimeout(resolve, 2 * closeTimeoutMs);
-      this.#onClosed = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      this.look();
-    });
-    this.#looking.stop();
-    clearTimeout(this.#retryTimer);
-    this.#disconnectRings();
+    await this.#lifecycle.end(skipClosing);
     this.#listeners.close();
-    for (const { done } of this.#resumes.splice(0)) done();
-    await this.#unwatchAll();
-    await this.#quarantine.empty(closeTimeoutMs);
-  }
-
-  async #step(): Promise<void> {
-    await this.#moveOn();
-    const { store } = this.#xen;
-    const base = this.#base;
-    const { state: own, link } = await readOwn(store, base);
-    await this.#followLink(link);
-    // Who sets us to Initialising, or removes our directory, has our rings forgotten.
-    if (own === XenbusState.initialising || own === XenbusState.unknown) this.#disconnectRings();
-    if (own === XenbusState.initialising) this.#beginAnew();
-    const backend = await this.#readBackend();
-    const view = { own, ...backend, wish: this.#wish, rings: this.#rings() };
-    const isCut = this.#skipClosing && own !== XenbusState.unknown;
-    const next = isCut ? XenbusState.closed : nextFrontendState(view);
-    if (next === XenbusState.closing) this.#limitClosing();
-    if (own === XenbusState.initialising && next === XenbusState.connected) {
-      await this.#connectRings();
-    } else if (next !== own) {
-      await this.#changeState(own, next);
-    } else if (own === XenbusState.connected && backend.backend === XenbusState.connected) {
-      this.#establish();
-    }
-    const isOver = next === XenbusState.closed || own === XenbusState.unknown;
-    if (isOver && this.#wish === 'closed') {
-      this.#disconnectRings();
-      this.#onClosed();
-    }
-  }
-
-  async #changeState(own: XenbusState, next: XenbusState): Promise<void> {
-    if (next !== XenbusState.closing) this.#disconnectRings();
-    // Where we start anew, a backend that was given up counts as gone until we have.
-    if (next === XenbusState.closed && this.#wish !== 'reopen') this.#closingUntilMs = undefined;
-    await changeState(this.#xen.store, this.#base, own, next);
-    this.#logger.debug({ vif: this.handle, state: xenbusStateName(next) }, 'frontend state');
-    this.look();
-  }
-
-  /** Until the backend lets go the rings stay, but nothing is sent, and not for ever. */
-  #limitClosing(): void {
-    this.#usable = false;
-    this.#closingUntilMs ??= performance.now() + this.#settings.closeTimeoutMs;
-    this.#lookIn(Math.max(0, this.#closingUntilMs - performance.now()) + 1);
-  }
-
-  /** We are Initialising, by our own doing or another's: what was before is over. */
-  #beginAnew(): void {
-    this.#closingUntilMs = undefined;
-    if (this.#ending !== undefined) return;
-    this.#fault = undefined;
-    this.#wish = 'open';
-  }
-
-  #rings(): 'none' | 'announced' | 'established' {
-    if (this.#connection === undefined) return 'none';
-    return this.#usable ? 'established' : 'announced';
-  }
-
-  /** What the backend's directory says; one that takes too long to let go counts as gone. */
-  async #readBackend() {
-    const { unknown } = XenbusState;
-    if (this.#link === undefined) return { backend: unknown, online: true };
-    const { state, online, carrier } = await readBackend(this.#xen.store, this.#link.backend);
-    if (carrier !== this.#carrier) {
-      this.#carrier = carrier;
-      this.#logger.info({ vif: this.handle, carrier }, 'the link of a frontend changed');
-    }
-    const isOverdue = performance.now() >= (this.#closingUntilMs ?? Number.POSITIVE_INFINITY);
-    return { backend: isOverdue ? unknown : state, online };
-  }
-
-  async #connectRings(): Promise<void> {
-    const link = this.#link;
-    if (link === undefined) return;
-    if (this.#quarantine.isFull) {
-      this.#logger.warn({ vif: this.handle }, 'a backend holds too many pages to connect to it');
-      return;
-    }
-    const { store } = this.#xen;
-    const settings = this.#settings;
-    await this.#readIdentity();
-    const features = await readFeatures(store, link.backend, settings);
-    // From here to the announcement nobody else runs: a fault before it finds the connection.
-    const connection = new NetfrontConnection(this.#xen, link, features, settings, this.metrics, {
-      received: (batch) => this.#listeners.deliver(batch),
-      writable: () => this.#onWritable(),
-      fault: (error) => this.#cutOff(error),
-    });
-    this.#connection = connection;
-    let isAnnounced = false;
-    try {
-      isAnnounced = await announce(store, this.#base, connection.keys, features, settings);
-    } finally {
-      if (!isAnnounced) this.#disconnectRings();
-    }
-    this.look();
-  }
-
-  #establish(): void {
-    if (this.#usable || this.#connection === undefined) return;
-    this.#usable = true;
-    this.#logger.debug({ vif: this.handle, ...this.#connection.features }, 'frontend connected');
-    this.#connection.kick();
-    this.#multicast.tellAll(this.#connection);
-    this.#pending.flush();
-  }
-
-  #disconnectRings(): void {
-    this.#usable = false;
-    const connection = this.#connection;
-    if (connection === undefined) return;
-    this.#connection = undefined;
-    this.#multicast.disconnected();
-    this.#quarantine.take(connection.close());
-  }
-
-  /** Ends the connection at once; the state follows. */
-  #cutOff(error: unknown): void {
-    if (this.#connection === undefined) return;
-    this.#disconnectRings();
-    const isKnown = error instanceof XenvifError;
-    this.#fault = {
-      code: isKnown ? error.code : 'INTERNAL',
-      message: isKnown ? error.message : 'The device stopped for an internal error.',
-    };
-    this.#wish = 'closed';
-    const { code } = this.#fault;
-    this.#logger.error({ vif: this.handle, reason: code, error }, 'a frontend cut its backend off');
-    this.look();
   }
 
   #onWritable(): void {
-    if (!this.#usable || this.#connection === undefined) return;
-    this.#multicast.flush(this.#connection);
+    const { connection } = this.#lifecycle;
+    if (connection === undefined) return;
+    this.#multicast.flush(connection);
     this.#pending.flush();
   }
 
   #trySend(frame: Uint8Array): WriteOutcome {
-    if (!this.#usable) return WriteOutcome.notConnected;
-    const staged = stageFrame(this.#xen.memory, [frame]);
+    if (!this.connected) return WriteOutcome.notConnected;
+    const staged = stageFrame(this.#lifecycle.xen.memory, [frame]);
     try {
       return this.#tryWrite(staged.batch);
     } finally {
@@ -441,121 +231,20 @@ export class NetfrontDevice implements Network {
     }
   }
 
+  /** Sends one frame whose writer may wait. */
   #tryWrite(batch: FrameBatch): WriteOutcome {
-    if (this.#connection === undefined || !this.#usable) return WriteOutcome.notConnected;
+    const { connection } = this.#lifecycle;
+    if (connection === undefined) return WriteOutcome.notConnected;
     try {
-      return this.#connection.tryWrite(batch);
+      return connection.tryWrite(batch);
     } catch (error) {
-      this.#cutOff(error);
+      this.#lifecycle.cutOff(error);
       return WriteOutcome.notConnected;
     }
-  }
-
-  /** Our backend is another one now: what we have was made for the old one. */
-  async #followLink(link: BackendLink | undefined): Promise<void> {
-    const old = this.#link;
-    if (link?.backend === old?.backend && link?.backendDomid === old?.backendDomid) return;
-    if (link === undefined) return;
-    this.#disconnectRings();
-    this.#link = link;
-    if (old !== undefined && this.#ending === undefined) {
-      this.#fault = undefined;
-      this.#wish = 'reopen';
-      this.#logger.info({ vif: this.handle, ...link }, 'a frontend has another backend');
-    }
-    await this.#unwatchBackend();
-    await this.#watchBackend(link);
-  }
-
-  /** Makes the resumes that were asked for; the last one says where we are now. */
-  async #moveOn(): Promise<void> {
-    const resumes = this.#resumes.splice(0);
-    const xen = resumes.at(-1)?.xen;
-    if (xen === undefined) return;
-    try {
-      await this.#moveTo(xen);
-    } catch (error) {
-      this.#resumes.unshift(...resumes);
-      throw error;
-    }
-    for (const { done } of resumes) done();
-  }
-
-  async #moveTo(xen: Xen): Promise<void> {
-    this.#disconnectRings();
-    await this.#unwatchAll();
-    this.#xen = xen;
-    this.#base = basePath(xen, this.handle);
-    this.#link = undefined;
-    this.#listeners.moveTo(xen.memory);
-    if (this.#ending === undefined) {
-      this.#fault = undefined;
-      this.#wish = 'reopen';
-    }
-    this.#closingUntilMs = undefined;
-    await this.#watchOwn();
-  }
-
-  async #readIdentity(): Promise<void> {
-    const { mac, mtu, faults } = await readIdentity(this.#xen.store, this.#base);
-    this.#mtu = mtu;
-    if (mac !== undefined) this.#mac = mac;
-    else if (this.#mac === '') this.#mac = randomLocalMac();
-    if (faults.length === 0) return;
-    const { handle: vif } = this;
-    this.#logger.warn({ vif, faults, mac: this.#mac, mtu }, 'a frontend made do with its own');
-  }
-
-  async #watchOwn(): Promise<void> {
-    this.#ownWatch = await this.#xen.store.watch(this.#base, () => this.look());
-  }
-
-  async #watchBackend({ backend }: BackendLink): Promise<void> {
-    for (const name of ['state', 'carrier']) {
-      const watch = await this.#xen.store.watch(`${backend}/${name}`, () => this.look());
-      this.#backendWatches.push(watch);
-    }
-  }
-
-  async #unwatchBackend(): Promise<void> {
-    const watches = this.#backendWatches;
-    this.#backendWatches = [];
-    await Promise.all(watches.map((watch) => watch.unwatch().catch(() => undefined)));
-  }
-
-  async #unwatchAll(): Promise<void> {
-    const watch = this.#ownWatch;
-    this.#ownWatch = undefined;
-    await watch?.unwatch().catch(() => undefined);
-    await this.#unwatchBackend();
-  }
-
-  #onStepFailed(error: unknown): void {
-    this.#logger.warn({ vif: this.handle, error }, 'a frontend could not follow its backend');
-    // Nobody can be told that we close, and a XenStore that is away may be away for long.
-    if (this.#ending !== undefined && !this.#xen.store.connected) this.#onClosed();
-    this.#lookIn(RETRY_MS);
-  }
-
-  #lookIn(delayMs: number): void {
-    clearTimeout(this.#retryTimer);
-    this.#retryTimer = setTimeout(() => this.look(), delayMs);
-    this.#retryTimer.unref();
   }
 
   #checkNotGivenUp(): void {
     if (this.#ending === undefined) return;
     throw new DisconnectedError(`vif ${this.handle} was disconnected.`);
   }
-}
-
-function basePath(xen: Xen, handle: number): string {
-  return `/local/domain/${xen.domid}/device/vif/${handle}`;
-}
-
-/** An address that no manufacturer gave out: locally administered, not multicast. */
-function randomLocalMac(): string {
-  const bytes = randomBytes(6);
-  bytes[0] = ((bytes[0] as number) & 0xfc) | 0x02;
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
 }
