@@ -158,7 +158,7 @@ describe('offloads from guest to guest', () => {
       expect(Buffer.compare(received[0]?.frame ?? Buffer.alloc(0), frame)).toBe(0);
     });
 
-    test(`and as segments at a guest that takes neither`, async () => {
+    test(`and as TCPv${version} segments at a guest that takes neither`, async () => {
       machine.joinToHub();
       const from = await addGuest({});
       const to = await addGuest({
