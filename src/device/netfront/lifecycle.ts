@@ -2,9 +2,10 @@
  * The life of one frontend: which backend it has, which state it is in, and when it has rings.
  *
  * Every change of XenStore only says "look again"; one look at a time is taken, and which state
- * comes next is decided by xenbus.ts. A backend that breaks the protocol is cut off: the device
- * closes and stays closed until `reopen`, `resume`, another backend in its place, or a toolstack
- * that sets it to Initialising.
+ * comes next is decided by xenbus.ts. A device that its backend closed waits for the next offer of
+ * that backend. A backend that breaks the protocol is cut off: the device closes and stays closed,
+ * whatever is offered, until `reopen`, `resume`, another backend in its place, or a toolstack that
+ * sets it to Initialising.
  */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';

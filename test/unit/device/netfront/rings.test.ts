@@ -4,6 +4,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import {
   CHECKSUM_BLANK,
   DATA_VALIDATED,
+  FrameBatch,
   GSO_SIZE_SHIFT,
   GSO_TYPE_SHIFT,
 } from '../../../../src/device/frame-batch.js';
@@ -217,6 +218,36 @@ describe('sending with offloads', () => {
       packet = stage.backend.take(stage.queue);
     }
     expect(Buffer.compare(Buffer.concat(parts), payload)).toBe(0);
+  });
+
+  test('extras take room on the ring as well', async () => {
+    stage = await Stage.connected();
+    const frames = Array.from({ length: 130 }, () => blankTcpFrame({ payload: randomBytes(200) }));
+    const { accepted, outcomes } = stage.writeBatch(frames, gsoFlags(TCPV4, 100));
+    expect(accepted).toBe(128);
+    expect(outcomes.slice(128)).toEqual([WriteOutcome.queueFull, WriteOutcome.queueFull]);
+    const seen = Array.from({ length: 128 }, () => stage.serve().frame);
+    for (const [index, frame] of seen.entries()) {
+      expect(Buffer.compare(frame, frames[index] ?? frame)).toBe(0);
+    }
+    await until('there is room', () => stage.writeBatch(frames.slice(0, 1)).accepted === 1);
+  });
+
+  test('the frames of a batch stay as they are, whatever is done to what is sent', async () => {
+    stage = await Stage.connected({ checksumIpv4: false, gsoTcpv4: false });
+    const { memory } = stage.xen;
+    const region = memory.allocate(4096);
+    for (const flags of [CHECKSUM_BLANK, gsoFlags(TCPV4, 100)]) {
+      const frame = blankTcpFrame({ payload: randomBytes(300) });
+      memory.bytes.set(frame, region.offset);
+      const batch = new FrameBatch(memory.bytes, 1);
+      batch.add(region.offset, frame.length, flags);
+      expect(stage.device.writeBatch(batch)).toBe(1);
+      const end = region.offset + frame.length;
+      expect(Buffer.compare(frame, memory.bytes.subarray(region.offset, end))).toBe(0);
+      expect(batch.flag(0)).toBe(flags);
+    }
+    region.free();
   });
 
   test('segments go all or not at all', async () => {
