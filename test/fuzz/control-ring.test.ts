@@ -7,7 +7,7 @@ import {
   type ControlStep,
   controlTarget,
 } from './control-target.js';
-import { fuzz, once, pick } from './engine.js';
+import { fuzz, fuzzTimeoutMs, once, pick } from './engine.js';
 import { generateFrame } from './packets.js';
 
 const SET_TYPES = 2;
@@ -78,6 +78,8 @@ function frame(random: SeededRandom): ControlStep {
   return { op: 'frame', frame: { ...spec, flaw: undefined, tags: Math.min(spec.tags, 2) } };
 }
 
-test('whatever is asked on the control ring, the model and the backend agree', async () => {
+test('whatever is asked on the control ring, the model and the backend agree', {
+  timeout: fuzzTimeoutMs,
+}, async () => {
   await fuzz(controlTarget(generateControlCase));
 });

@@ -10,8 +10,13 @@ import { type SeededRandom, seededRandom } from '../support/random.js';
 
 const SECONDS_DEFAULT = 60;
 const PROGRESS_MS = 10_000;
-/** Attempts at making a failing case smaller. */
-const SHRINK_MAX = 400;
+/** How long a failing case is made smaller. */
+const SHRINK_MS = 30_000;
+/** What a run needs beside its time: the regressions, and making a failure smaller. */
+const OVERHEAD_MS = 60_000;
+/** How long the daemon may take for a step; less while a failure is made smaller. */
+const PATIENCE_MS = 5000;
+const PATIENCE_SHRINKING_MS = 1500;
 const regressions = new URL('regressions/', import.meta.url);
 
 /** Counts what became of things, by name. */
@@ -31,7 +36,10 @@ export interface Target<World, Case> {
   smaller(fuzzCase: Case): Iterable<Case>;
 }
 
-export const fuzzSeconds = Number(process.env['XENVIF_FUZZ_SECONDS'] ?? SECONDS_DEFAULT);
+const fuzzSeconds = Number(process.env['XENVIF_FUZZ_SECONDS'] ?? SECONDS_DEFAULT);
+/** The limit for the test that a target runs in. */
+export const fuzzTimeoutMs = fuzzSeconds * 1000 + OVERHEAD_MS;
+let patienceMs = PATIENCE_MS;
 
 /** Runs a target for its time. Throws what a case threw, after printing how to see it again. */
 export async function fuzz<World, Case>(target: Target<World, Case>): Promise<void> {
@@ -125,12 +133,12 @@ async function report<World, Case>(
     return;
   }
   let smallest = fuzzCase;
-  let attempts = 0;
+  const end = performance.now() + SHRINK_MS;
+  patienceMs = PATIENCE_SHRINKING_MS;
   for (let progress = true; progress; ) {
     progress = false;
     for (const candidate of target.smaller(smallest)) {
-      attempts += 1;
-      if (attempts > SHRINK_MAX) break;
+      if (performance.now() > end) break;
       if ((await failureOf(target, candidate)) === undefined) continue;
       smallest = candidate;
       progress = true;
@@ -163,11 +171,11 @@ export function once(random: SeededRandom, times: number): boolean {
   return random.below(times) === 0;
 }
 
-/** Lets event handlers run until `condition` holds; fails after five seconds. */
+/** Lets event handlers run until `condition` holds; fails when it does not in a few seconds. */
 export async function spin(what: string, condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 5000;
+  const deadline = performance.now() + patienceMs;
   while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`Not within 5 s: ${what}.`);
+    if (performance.now() > deadline) throw new Error(`Not within ${patienceMs} ms: ${what}.`);
     await turn();
   }
 }

@@ -1,5 +1,5 @@
 import { test } from 'vitest';
-import { fuzz } from './engine.js';
+import { fuzz, fuzzTimeoutMs } from './engine.js';
 import { generateTxCase } from './tx-generator.js';
 import { txTarget } from './tx-target.js';
 
@@ -8,7 +8,9 @@ const OUTCOMES = [
   ...['sent with GSO', 'checksum nowhere', 'multicast', 'multicast list full', 'sent'],
 ];
 
-test('whatever extras come with a packet, the model and the backend agree', async () => {
+test('whatever extras come with a packet, the model and the backend agree', {
+  timeout: fuzzTimeoutMs,
+}, async () => {
   const leaning = { extras: 1, mutations: 8, producers: 2000 };
   await fuzz(txTarget('extras', OUTCOMES, (random) => generateTxCase(random, leaning)));
 });

@@ -1,6 +1,6 @@
 import { test } from 'vitest';
 import type { SeededRandom } from '../support/random.js';
-import { fuzz, once, pick } from './engine.js';
+import { fuzz, fuzzTimeoutMs, once, pick } from './engine.js';
 import { generateFrame } from './packets.js';
 import { type RxCase, type RxFrameSpec, type RxStep, rxTarget } from './rx-target.js';
 
@@ -50,6 +50,8 @@ function frame(random: SeededRandom): RxFrameSpec {
   };
 }
 
-test('whatever buffers and frames come together, the model and the backend agree', async () => {
+test('whatever buffers and frames come together, the model and the backend agree', {
+  timeout: fuzzTimeoutMs,
+}, async () => {
   await fuzz(rxTarget(generateRxCase));
 });

@@ -1,6 +1,7 @@
 /** Cases for the TX ring: packets as a guest sends them, and now and then something wrong. */
 import type { SeededRandom } from '../support/random.js';
 import { once, pick } from './engine.js';
+import { transportOf } from './model-packet.js';
 import { composeFrame, type FrameSpec, generateFrame } from './packets.js';
 import type { GrantKind, SlotSpec, TxBurst, TxCase, TxPageSpec } from './tx-target.js';
 import { PAGE } from './world.js';
@@ -26,6 +27,8 @@ interface Source {
   readonly frame: FrameSpec;
   readonly length: number;
   readonly firstPage: number;
+  /** There is a TCP segment or UDP datagram in it. */
+  readonly hasTransport: boolean;
 }
 
 export function generateTxCase(random: SeededRandom, leaning: TxLeaning): TxCase {
@@ -34,6 +37,7 @@ export function generateTxCase(random: SeededRandom, leaning: TxLeaning): TxCase
   const bursts: TxBurst[] = [];
   const count = 1 + random.below(30);
   let waiting = 0;
+  if (once(random, leaning.extras * 8)) bursts.push(fillFilter(random));
   for (let index = 0; index < count; index += 1) {
     const burst = generateBurst(random, leaning, sources, RING - waiting);
     bursts.push(burst);
@@ -46,7 +50,8 @@ export function generateTxCase(random: SeededRandom, leaning: TxLeaning): TxCase
 function addSource(random: SeededRandom, pages: TxPageSpec[]): Source {
   const lengthMax = pick(random, [60, 1514, 1514, 1514, 4096, 9014, 60_000]);
   const frame = generateFrame(random, lengthMax);
-  const { length } = composeFrame(frame);
+  const bytes = composeFrame(frame);
+  const { length } = bytes;
   const firstPage = pages.length;
   for (let from = 0; from < length; from += PAGE) {
     const grant: GrantKind = once(random, 20)
@@ -54,7 +59,7 @@ function addSource(random: SeededRandom, pages: TxPageSpec[]): Source {
       : pick(random, ['write', 'write', 'read']);
     pages.push({ grant, frame, from });
   }
-  return { frame, length, firstPage };
+  return { frame, length, firstPage, hasTransport: transportOf(bytes) !== undefined };
 }
 
 function generateBurst(
@@ -84,9 +89,9 @@ function generatePacket(random: SeededRandom, leaning: TxLeaning, source: Source
   if (once(random, leaning.extras * 3)) return multicastWish(random);
   const { frame, length, firstPage } = source;
   const cuts = cutsOf(random, length);
-  const isTcp = frame.kind.startsWith('tcp');
+  const isTcp = source.hasTransport && frame.kind.startsWith('tcp');
   let flags = 0;
-  if (once(random, frame.kind === 'noise' ? 20 : 2)) flags |= CSUM_BLANK;
+  if (once(random, source.hasTransport ? 2 : 20)) flags |= CSUM_BLANK;
   if (once(random, 4)) flags |= DATA_VALIDATED;
   const hasExtras = once(random, isTcp ? leaning.extras : leaning.extras * 10);
   const id = () => random.below(0x10000);
@@ -112,7 +117,7 @@ function generatePacket(random: SeededRandom, leaning: TxLeaning, source: Source
 function cutsOf(random: SeededRandom, length: number): number[] {
   const cuts = new Set([0]);
   for (let page = PAGE; page < length; page += PAGE) cuts.add(page);
-  const more = once(random, 3) ? random.below(once(random, 6) ? 24 : 6) : 0;
+  const more = once(random, 3) ? random.below(once(random, 20) ? 24 : 6) : 0;
   for (let index = 0; index < more; index += 1) {
     const cut = 14 + random.below(Math.max(1, length - 14));
     if (cut < length) cuts.add(cut);
@@ -126,10 +131,20 @@ function generateExtras(random: SeededRandom, frame: FrameSpec): SlotSpec[] {
     const flags = index + 1 < count ? 1 : 0;
     if (once(random, 5)) return { extra: 4, flags, content: [1, 1, 9, 9, 9, 9] };
     const right = frame.kind.endsWith('6') ? 2 : 1;
-    const type = once(random, 12) ? pick(random, [0, 1, 2, 3, 255]) : right;
-    const size = once(random, 25) ? 0 : pick(random, [1, 100, 536, 1448, 9000, 65535]);
+    const type = once(random, 40) ? pick(random, [0, 1, 2, 3, 255]) : right;
+    const size = once(random, 80) ? 0 : pick(random, [1, 100, 536, 1448, 9000, 65535]);
     return { extra: 1, flags, content: [size & 0xff, size >> 8, type, 0, 0, 0] };
   });
+}
+
+/** Nearly as many additions to the multicast filter as it takes, or a few more. */
+function fillFilter(random: SeededRandom): TxBurst {
+  const slots: SlotSpec[] = [];
+  for (let address = 60 + random.below(8); address > 0; address -= 1) {
+    const head = { gref: 0, offset: 0, flags: EXTRA_INFO, id: address, size: 0 };
+    slots.push(head, { extra: 2, flags: 0, content: [1, 0, 0x5e, 0, 1, address] });
+  }
+  return { slots, ahead: 0, notify: 'asked' };
 }
 
 /** A request that carries nothing but an addition to the multicast filter, or a deletion. */

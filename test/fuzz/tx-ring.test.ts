@@ -1,5 +1,5 @@
 import { test } from 'vitest';
-import { fuzz } from './engine.js';
+import { fuzz, fuzzTimeoutMs } from './engine.js';
 import { generateTxCase } from './tx-generator.js';
 import { txTarget } from './tx-target.js';
 
@@ -10,7 +10,9 @@ const OUTCOMES = [
   ...['checksum nowhere', 'sent with a blank checksum', 'notify asked', 'notify late'],
 ];
 
-test('whatever is on the TX ring, the model and the backend agree', async () => {
+test('whatever is on the TX ring, the model and the backend agree', {
+  timeout: fuzzTimeoutMs,
+}, async () => {
   const leaning = { extras: 12, mutations: 5, producers: 120 };
   await fuzz(txTarget('tx-ring', OUTCOMES, (random) => generateTxCase(random, leaning)));
 });

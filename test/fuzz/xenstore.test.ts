@@ -1,6 +1,6 @@
 import { test } from 'vitest';
 import type { SeededRandom } from '../support/random.js';
-import { fuzz, once, pick } from './engine.js';
+import { fuzz, fuzzTimeoutMs, once, pick } from './engine.js';
 import { type NodeValue, type StoreCase, storeTarget } from './store-target.js';
 
 /** States that are none, and so no reason to do anything. */
@@ -75,6 +75,8 @@ function nodeNames(queues: number, split: boolean, control: boolean): string[] {
   ];
 }
 
-test('whatever is in XenStore, the model and the backend agree', async () => {
+test('whatever is in XenStore, the model and the backend agree', {
+  timeout: fuzzTimeoutMs,
+}, async () => {
   await fuzz(storeTarget(generateStoreCase));
 });
