@@ -110,9 +110,11 @@ export function withChecksum(frame: Uint8Array, transport: Transport): Uint8Arra
       ? result.slice(network + 12, network + 20)
       : result.slice(network + 8, network + 40);
   const length = end - start;
-  const pseudoHeader = [...addresses, 0, protocol, length >> 8, length & 0xff];
-  const odd = Uint8Array.from([...pseudoHeader, ...result.slice(start, end)]);
-  const checksum = 0xffff - onesComplementSum(odd);
+  const summed = new Uint8Array(addresses.length + 4 + length);
+  summed.set(addresses);
+  summed.set([0, protocol, length >> 8, length & 0xff], addresses.length);
+  summed.set(result.subarray(start, end), addresses.length + 4);
+  const checksum = 0xffff - onesComplementSum(summed);
   view.setUint16(field, checksum === 0 && protocol === UDP ? 0xffff : checksum);
   return result;
 }

@@ -10,7 +10,13 @@ import type { HostileQueue } from '../hostile/guest.js';
 import { REQ_EVENT, RSP_EVENT, RSP_PROD } from '../hostile/raw-ring.js';
 import { type Count, shorter, spin, type Target, turn } from './engine.js';
 import { transportOf } from './model-packet.js';
-import { type RxBuffer, type RxFeatures, type RxFrame, RxModel } from './model-rx.js';
+import {
+  type RxBuffer,
+  type RxFeatures,
+  type RxFrame,
+  RxModel,
+  type SendFate,
+} from './model-rx.js';
 import { composeFrame, type FrameSpec } from './packets.js';
 import type { GrantKind } from './tx-target.js';
 import { expectBytes, expectSame, PAGE, World } from './world.js';
@@ -87,6 +93,13 @@ async function runRxCase(world: World, fuzzCase: RxCase, count: Count): Promise<
   }
   await world.disconnect();
   count('cases');
+}
+
+/** A frame that was written, and what the model makes of it. */
+interface Written {
+  readonly frame: RxFrame;
+  readonly fate: SendFate;
+  readonly frames: readonly RxFrame[];
 }
 
 class RxRun {
@@ -192,12 +205,12 @@ class RxRun {
     const { device, machine } = this.#world;
     const { bytes } = machine.xen.memory;
     const batch = new FrameBatch(bytes, Math.max(1, specs.length));
-    const written: RxFrame[] = [];
+    const written: Written[] = [];
     let end = this.#staging.offset;
     for (const spec of specs) {
       const frame = frameOf(spec);
-      const { fate } = this.#model.prepare(frame);
-      const isCut = fate === 'segmented';
+      const prepared = this.#model.prepare(frame);
+      const isCut = prepared.fate === 'segmented';
       if (isCut && this.#model.queuedBytes > ROOM_FOR_SEGMENTS) continue;
       if (end + frame.bytes.length > this.#staging.offset + STAGING) break;
       // What is cut may not share a write with much else, for the same reason.
@@ -206,24 +219,23 @@ class RxRun {
       const { checksumBlank, validated, gsoType, gsoSize } = frame;
       const metadata = (checksumBlank ? 4 : 0) | (validated ? 8 : 0);
       batch.add(end, frame.bytes.length, metadata | (gsoType << 4) | (gsoSize << 16));
-      written.push(frame);
+      written.push({ frame, ...prepared });
       end += frame.bytes.length;
       if (isCut) break;
     }
     // The backend looks at the ring first, then takes one frame after another.
     const outcomes = new Uint8Array(written.length);
-    const isForRing = written.some((frame) => this.#model.prepare(frame).fate !== 'filtered');
+    const isForRing = written.some(({ fate }) => fate !== 'filtered');
     if (isForRing) this.#pending.push(...this.#model.deliver());
     device.writeBatch(batch, outcomes);
-    for (const [index, frame] of written.entries()) this.#account(frame, outcomes[index], count);
+    for (const [index, each] of written.entries()) this.#account(each, outcomes[index], count);
   }
 
   /** Answers that the model has given and that are not compared yet. */
   readonly #pending: Uint8Array[] = [];
 
-  #account(frame: RxFrame, outcome: number | undefined, count: Count): void {
+  #account({ frame, fate, frames }: Written, outcome: number | undefined, count: Count): void {
     const model = this.#model;
-    const { fate, frames } = model.prepare(frame);
     count(fate);
     if (frame.gsoType !== 0 && fate === 'sent') count('with GSO');
     if (fate === 'filtered' || fate === 'too long') {
