@@ -16,7 +16,9 @@
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root LD_LIBRARY_PATH=/lib
 
-mkdir -p /proc /sys /dev /tmp /run /root
+mkdir -p /proc /sys /dev /tmp /run /root /etc
+# Programs look up who they are, or whom they become.
+echo 'root:x:0:0:root:/root:/bin/sh' >/etc/passwd
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev

@@ -13,6 +13,7 @@ import { findCheckout, labFolder } from './assets.js';
 import type { Guest } from './guest.js';
 import { Lab } from './lab.js';
 import { knowEachOther, Pinging } from './pinging.js';
+import { PREPARATION_MS } from './soak.js';
 import { type Holdings, Xenvifd } from './xenvifd.js';
 
 const logDir = join(import.meta.dirname, 'logs', 'hostile');
@@ -22,6 +23,9 @@ const NO_REF = 4_000_000;
 const OKAY = 0;
 const ERROR = -1;
 const NULL = 1;
+const DROPPED = -2;
+/** Multicast addresses that a guest may have frames for. */
+const MULTICAST_ADDRESSES = 64;
 const CONNECTED = 4;
 const CLOSING = 5;
 /** Slots of a ring of one page. */
@@ -153,6 +157,21 @@ const ANSWERS: readonly AnswerCase[] = [
     tx: new Array<number>(19).fill(OKAY),
   },
   {
+    title: 'case 20: one multicast address too many is answered with an error',
+    words: `${addressWords(MULTICAST_ADDRESSES + 1)} tx push settle`,
+    tx: [
+      ...Array.from({ length: MULTICAST_ADDRESSES }, () => [OKAY, NULL]).flat(),
+      ...[ERROR, NULL, OKAY],
+    ],
+    drop: 'MULTICAST_LIST_FULL',
+  },
+  {
+    title: 'case 21: a blank checksum in a frame that has no place for one is dropped',
+    words: 'tx:blank tx push settle',
+    tx: [DROPPED, OKAY],
+    drop: 'CHECKSUM_OFFSET_INVALID',
+  },
+  {
     title: 'case 22: a reference that is none is answered with an error',
     words: `tx:gref=${NO_REF} tx:size=60 push settle`,
     tx: [ERROR, OKAY],
@@ -182,7 +201,7 @@ const ANSWERS: readonly AnswerCase[] = [
 ];
 
 const REFUSALS: readonly KillCase[] = [
-  { title: 'case 39: no queues', words: 'multi-queue-num-queues=0', reason: 'QUEUES_UNSUPPORTED' },
+  { title: 'case 39: no queues', words: 'multi-queue-num-queues=0', reason: 'QUEUES_INVALID' },
   {
     title: 'case 39: 2^32 queues',
     words: 'multi-queue-num-queues=4294967296',
@@ -191,7 +210,7 @@ const REFUSALS: readonly KillCase[] = [
   {
     title: 'case 39: very many queues',
     words: 'multi-queue-num-queues=1000',
-    reason: 'QUEUES_UNSUPPORTED',
+    reason: 'QUEUES_INVALID',
   },
   {
     title: 'case 40: a reference that is missing',
@@ -250,6 +269,11 @@ let hostile: Guest;
 let pinging: Pinging;
 let vif: string;
 let atFirst: Holdings;
+
+/** Requests that add so many multicast addresses, each another. */
+function addressWords(count: number): string {
+  return Array.from({ length: count }, (_, at) => `tx:extra extra:type=2,address=${at}`).join(' ');
+}
 
 /** Cases as rows for test.each, whose titles are cut where they are taken out of an object. */
 function titled<T extends { readonly title: string }>(cases: readonly T[]): [string, T][] {
@@ -320,7 +344,7 @@ beforeAll(async () => {
   await knowEachOther({ guest: near, ...NEAR }, { guest: far, ...FAR });
   pinging = await Pinging.start(near, FAR.address);
   atFirst = await daemon.holdings();
-});
+}, PREPARATION_MS);
 afterAll(async () => {
   daemon?.close(join(logDir, 'xenvifd.log'));
   await lab?.shutdown();

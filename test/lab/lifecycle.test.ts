@@ -11,7 +11,7 @@ import { sleep } from './deferred.js';
 import type { Guest } from './guest.js';
 import { Lab } from './lab.js';
 import { knowEachOther, Pinging } from './pinging.js';
-import { patienceMs, rounds } from './soak.js';
+import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
 import { type Holdings, Xenvifd } from './xenvifd.js';
 
 const logDir = join(import.meta.dirname, 'logs', 'lifecycle');
@@ -104,7 +104,7 @@ beforeAll(async () => {
   mover = await createGuest(MOVER);
   anchor = await createGuest(ANCHOR);
   await expectTraffic();
-});
+}, PREPARATION_MS);
 afterAll(async () => {
   daemon?.close(join(logDir, 'xenvifd.log'));
   await lab?.shutdown();

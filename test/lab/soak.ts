@@ -10,3 +10,6 @@ export function rounds(short: number, soak: number): number {
 export function patienceMs(roundsOfIt: number, eachMs = 120_000): number {
   return 120_000 + roundsOfIt * eachMs;
 }
+
+/** The limit of a file's preparation: three guests, one after the other, on a busy machine. */
+export const PREPARATION_MS = 900_000;

@@ -14,7 +14,7 @@ import type { Guest } from './guest.js';
 import { serveIperf, tcp, udp } from './iperf.js';
 import { Lab } from './lab.js';
 import { knowEachOther } from './pinging.js';
-import { patienceMs, rounds } from './soak.js';
+import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
 import { makeRandomFile, transfer } from './transfer.js';
 import { type StatsView, Xenvifd } from './xenvifd.js';
 
@@ -103,12 +103,12 @@ beforeAll(async () => {
   rightVif = `vifs/${await right.domid()}.0`;
   // The driver takes the toolstack's MTU as the interface's; the usual one is where tests start.
   await both('ip link set eth0 mtu 1500');
-  await left.check(`ip -6 address add ${LEFT6}/64 dev eth0 nodad`);
-  await right.check(`ip -6 address add ${RIGHT6}/64 dev eth0 nodad`);
+  await left.check(`ip -6 address add ${LEFT6}/64 dev eth0`);
+  await right.check(`ip -6 address add ${RIGHT6}/64 dev eth0`);
   await serveIperf(right);
   await makeRandomFile(left, FILE_MIB);
   await makeRandomFile(right, FILE_MIB);
-});
+}, PREPARATION_MS);
 afterAll(async () => {
   daemon?.close(join(logDir, 'xenvifd.log'));
   await lab?.shutdown();
@@ -226,14 +226,14 @@ describe('traffic between guests on real Xen', () => {
     // With these off nothing is left to a card: what is on the wire is what the guest wrote.
     await both('ethtool -K eth0 tx off; ethtool -K eth0 tso off gso off gro off; true');
     const capturing = right.check(
-      'timeout 60 tcpdump -i eth0 -n -s 0 -c 400 -w /tmp/capture "ip6 and tcp" 2>/tmp/tcpdump; true',
+      'rm -f /tmp/tcpdump; timeout 60 tcpdump -Z root -i eth0 -n -s 0 -c 400 -w /tmp/capture "ip6 and tcp" 2>/tmp/tcpdump; true',
       { timeoutMs: PATIENCE_MS },
     );
     await right.check('until grep -q listening /tmp/tcpdump 2>/dev/null; do sleep 0.2; done');
     await transfer(left, right, RIGHT6);
     await capturing;
     const text = await right.check(
-      'tcpdump -n -vv -r /tmp/capture "src host fd00::1" 2>/dev/null >/tmp/decoded; ' +
+      'tcpdump -Z root -n -vv -r /tmp/capture "src host fd00::1" 2>/dev/null >/tmp/decoded; ' +
         'grep -c "cksum 0x" /tmp/decoded; grep -c incorrect /tmp/decoded; true',
     );
     await both('ethtool -K eth0 tx on; ethtool -K eth0 tso on gso on gro on; true');

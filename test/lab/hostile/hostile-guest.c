@@ -6,7 +6,8 @@
  *                    have; @tx and @rx stand for the rings' references, no value removes the key
  *   tx:FIELD,...     writes a TX request: size=, offset=, gref=, id=, the flags more, extra, blank,
  *                    and repeat=
- *   extra:FIELD,...  writes an extra: type=, size=, gso=, the flag more, and repeat=
+ *   extra:FIELD,...  writes an extra: type=, size= and gso=, or address=, the last byte of a multicast
+ *                    address; the flag more, and repeat=
  *   rx:FIELD,...     writes an RX request: gref=, id=, and repeat=
  *   push             shows the requests written so far on both rings to the backend, and tells it
  *   txprod:N         as push, but TX's req_prod is N above what was written; N may be negative
@@ -68,6 +69,10 @@ static void write_extra(const char *fields) {
     .u.gso = {.size = field(fields, "size", 1448),
               .type = field(fields, "gso", XEN_NETIF_GSO_TYPE_TCPV4)},
   };
+  if (extra.type == XEN_NETIF_EXTRA_TYPE_MCAST_ADD) {
+    uint8_t address[6] = {0x01, 0x00, 0x5e, 0, 0, field(fields, "address", 0)};
+    memcpy(extra.u.mcast.addr, address, sizeof address);
+  }
   memset(next_tx(), 0, sizeof(netif_tx_request_t));
   memcpy(&tx_ring->ring[(tx_written - 1) % __RING_SIZE(tx_ring, PAGE)], &extra, sizeof extra);
 }
