@@ -16,6 +16,8 @@ export class Netfront {
   #xen: Xen;
   #watch: StoreWatch | undefined;
   #scanning: CoalescedTask;
+  /** The start, stop or resume that was asked for last: each waits for the one before. */
+  #last: Promise<void> = Promise.resolve();
 
   /** Calls `onDevice` for each vif that is there and each that comes. */
   constructor(
@@ -31,11 +33,9 @@ export class Netfront {
     this.#scanning = this.#newScanning();
   }
 
-  async start(): Promise<void> {
-    this.#scanning = this.#newScanning();
-    await this.#watchRoot();
-    this.#scanning.request();
-    await this.#scanning.settled();
+  /** Finds the vifs that are there, and follows changes. A second call does nothing. */
+  start(): Promise<void> {
+    return this.#inTurn(() => this.#begin());
   }
 
   get(handle: number): NetfrontDevice | undefined {
@@ -43,27 +43,47 @@ export class Netfront {
   }
 
   /** Gives every vif up, in order. */
-  async stop(): Promise<void> {
-    this.#scanning.stop();
-    await this.#unwatchRoot();
-    await this.#scanning.settled();
-    const devices = [...this.#devices.values()];
-    this.#devices.clear();
-    await Promise.all(devices.map((device) => device.disconnect()));
+  stop(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#endScanning();
+      const devices = [...this.#devices.values()];
+      this.#devices.clear();
+      await Promise.all(devices.map((device) => device.disconnect()));
+    });
   }
 
   /**
    * Begins a new life of all vifs after a suspend, on `xen`; see `NetfrontDevice.resume`. Vifs that
    * the new life does not have are given up.
    */
-  async resume(xen: Xen = this.#xen): Promise<void> {
+  resume(xen: Xen = this.#xen): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#endScanning();
+      this.#xen = xen;
+      const devices = [...this.#devices.values()];
+      await Promise.all(devices.map((device) => device.resume(xen).catch(() => undefined)));
+      await this.#begin();
+    });
+  }
+
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const done = this.#last.then(work);
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
+  async #begin(): Promise<void> {
+    if (this.#watch !== undefined) return;
+    this.#scanning = this.#newScanning();
+    await this.#watchRoot();
+    this.#scanning.request();
+    await this.#scanning.settled();
+  }
+
+  async #endScanning(): Promise<void> {
     this.#scanning.stop();
     await this.#unwatchRoot();
     await this.#scanning.settled();
-    this.#xen = xen;
-    const devices = [...this.#devices.values()];
-    await Promise.all(devices.map((device) => device.resume(xen).catch(() => undefined)));
-    await this.start();
   }
 
   get #root(): string {
