@@ -68,13 +68,17 @@ export interface ConnectionKeys {
 }
 
 /**
- * Our state and our backend; the link is undefined while the toolstack's two nodes are missing or
+ * Our state, whether that node is there at all, and our backend; the link is undefined while the toolstack's two nodes are missing or
  * contradict each other, for granting pages to the wrong domain would be worse than waiting.
  */
 export async function readOwn(store: StoreOperations, base: string) {
   const names = ['state', 'backend', 'backend-id'] as const;
   const { state, backend, 'backend-id': id } = await readNodes(store, base, names);
-  return { state: parseXenbusState(state), link: parseLink(backend, id) };
+  return {
+    state: parseXenbusState(state),
+    isPresent: state !== undefined,
+    link: parseLink(backend, id),
+  };
 }
 
 function parseLink(backend: string | undefined, id: string | undefined): BackendLink | undefined {

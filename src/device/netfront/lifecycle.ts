@@ -207,7 +207,10 @@ export class Lifecycle {
 
   async #step(): Promise<void> {
     await this.#makeResumes();
-    const { state: own, link } = await readOwn(this.#xen.store, this.#base);
+    const { state, isPresent, link } = await readOwn(this.#xen.store, this.#base);
+    // Rubbish is not what we wrote: it means nothing while we have rings, and else they are gone.
+    const isRubbish = isPresent && state === XenbusState.unknown;
+    const own = isRubbish ? XenbusState.connected : state;
     if (link !== undefined) await this.#followLink(link);
     // Who sets us to Initialising or Closed, or removes our directory, has our rings forgotten.
     if (!isWithRings(own)) this.#disconnectRings();
@@ -220,7 +223,7 @@ export class Lifecycle {
     if (own === XenbusState.initialising && next === XenbusState.connected) {
       await this.#connectRings();
     } else if (next !== own) {
-      await this.#changeState(own, next);
+      await this.#changeState(state, next);
     } else if (own === XenbusState.connected && backend.backend === XenbusState.connected) {
       this.#establish();
     }
@@ -228,11 +231,11 @@ export class Lifecycle {
     if (isOver && this.#wish === 'closed') this.#onClosed();
   }
 
-  async #changeState(own: XenbusState, next: XenbusState): Promise<void> {
+  async #changeState(from: XenbusState, next: XenbusState): Promise<void> {
     if (next !== XenbusState.closing) this.#disconnectRings();
     // Where we start anew, a backend that was given up counts as gone until we have.
     if (next === XenbusState.closed && this.#wish !== 'reopen') this.#closingUntilMs = undefined;
-    await changeState(this.#xen.store, this.#base, own, next);
+    await changeState(this.#xen.store, this.#base, from, next);
     this.#logger.debug({ vif: this.#handle, state: xenbusStateName(next) }, 'frontend state');
     this.look();
   }

@@ -96,15 +96,16 @@ class Life {
   readonly xen: EmulatedXen;
   netfront: Netfront;
   readonly #random: SeededRandom;
+  #last: Promise<unknown> = Promise.resolve();
   readonly #events: (() => Promise<unknown> | unknown)[] = [
     () => this.netfront.get(0)?.reconnect(),
     () => this.netfront.get(0)?.resume(),
     () => this.netfront.resume(),
-    () => this.#backend()?.close(),
-    () => machine.restartBackend(),
+    () => this.#afterOthers(async () => await this.#backend()?.close()),
+    () => this.#afterOthers(() => machine.restartBackend()),
     () => this.#reload(false),
     () => this.#reload(true),
-    () => this.#replug(),
+    () => this.#afterOthers(() => this.#replug()),
     () => this.#write('1'),
     () => this.#write('6'),
     () => this.#write('99'),
@@ -131,15 +132,23 @@ class Life {
 
   async step(): Promise<void> {
     const event = this.#events[this.#random.below(this.#events.length)];
-    const done = event?.();
+    // A device that was given up meanwhile says so; that is no fault.
+    const done = Promise.resolve(event?.()).catch(() => undefined);
     // Half of the time the next event comes while this one still goes on.
     if (this.#random.below(2) === 0) await done;
-    else void Promise.resolve(done).catch(() => undefined);
     await pause(this.#random.below(8));
+  }
+
+  /** What befalls the backend comes one after another: there is one toolstack and one daemon. */
+  #afterOthers(event: () => Promise<unknown>): Promise<unknown> {
+    const done = this.#last.then(event);
+    this.#last = done.catch(() => undefined);
+    return done;
   }
 
   /** Makes the device work again if it does not by itself, as its owner would. */
   async settle(): Promise<void> {
+    await this.#last;
     let next = performance.now() + 500;
     await until('the device is there', () => this.netfront.get(0) !== undefined);
     await until('connected', () => {

@@ -230,6 +230,20 @@ describe('the frontend', () => {
     }
   });
 
+  test('makes nothing of rubbish in its own state, and writes over it when it moves on', async () => {
+    stage = await Stage.connected();
+    await stage.store.write(`${stage.backend.frontendPath}/state`, '99');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await exchangeFrames();
+    await stage.backend.state(5);
+    stage.backend.unmap();
+    await stage.backend.untilFrontend(6);
+    await stage.store.write(`${stage.backend.frontendPath}/state`, '4 x');
+    await stage.backend.untilFrontend(6);
+    await stage.connect();
+    await exchangeFrames();
+  });
+
   test('tries again when memory or event channels were short', async () => {
     stage = await Stage.open();
     for (const fault of ['share', 'allocate'] as const) {
