@@ -121,20 +121,14 @@ export class Scene {
     expect(this.device.status.connects).toBe(connects);
   }
 
-  /** Closes the guest's side and starts it anew, as a driver does that is loaded again. */
-  async reinitialise(options: HandshakeOptions = {}): Promise<void> {
-    await this.guest.setState('6');
-    await until(
-      'the backend is closed',
-      () => this.device.status.backendState === XenbusState.closed,
-    );
-    this.guest.forget();
-    await this.guest.setState('1');
-    await until(
-      'the backend waits again',
-      () => this.device.status.backendState === XenbusState.initWait,
-    );
-    await this.connect(options);
+  /** Closes the guest's side and starts anew, up to where the backend waits for the handshake. */
+  async startOver(): Promise<void> {
+    const { device, guest } = this;
+    await guest.setState('6');
+    await until('the backend closes', () => device.status.backendState === XenbusState.closed);
+    guest.forget();
+    await guest.setState('1');
+    await until('the backend waits', () => device.status.backendState === XenbusState.initWait);
   }
 
   /** Shows that the vif works: a frame each way. */
@@ -164,7 +158,8 @@ export class Scene {
   /** After a kill or a refusal: only a guest that starts anew gets its vif back, and it works. */
   async expectRevived(options: HandshakeOptions = {}): Promise<void> {
     const { connects } = this.device.status;
-    await this.reinitialise(options);
+    await this.startOver();
+    await this.connect(options);
     expect(this.device.status).toMatchObject({ reason: 'CONNECTED', connects: connects + 1 });
     await this.expectAlive();
   }
