@@ -56,6 +56,7 @@ export function controlTarget(
       ...['type 1 status 1', 'type 2 status 2', 'type 3 status 3', 'type 6 status 2'],
       ...['K RING_OVERFLOW', 'told a hash', 'told nothing', 'steered', 'free choice'],
     ],
+    casesForAll: 300,
     open: () => World.open(),
     close: (world, broken) => world.close(broken),
     generate,

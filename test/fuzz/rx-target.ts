@@ -62,6 +62,7 @@ export function rxTarget(generate: Target<World, RxCase>['generate']): Target<Wo
       ...['sent', 'too long', 'filtered', 'segmented', 'completed', 'queue full', 'bad buffer'],
       ...['K RING_OVERFLOW', 'waits', 'with GSO', 'notify asked', 'notify late'],
     ],
+    casesForAll: 300,
     open: () => World.open(),
     close: (world, broken) => world.close(broken),
     generate,

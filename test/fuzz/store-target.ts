@@ -43,6 +43,7 @@ export function storeTarget(
     ]
       .map((reason) => `R ${reason}`)
       .concat('connected', 'offline', 'states jump'),
+    casesForAll: 1000,
     open: () => World.open(),
     close: (world, broken) => world.close(broken),
     generate,

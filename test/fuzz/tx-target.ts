@@ -64,6 +64,7 @@ export function txTarget(
   return {
     name,
     outcomes,
+    casesForAll: 400,
     open: () => World.open(),
     close: (world, broken) => world.close(broken),
     generate,

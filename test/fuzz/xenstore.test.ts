@@ -42,7 +42,9 @@ function generateStoreCase(random: SeededRandom): StoreCase {
   const frontend: Record<string, NodeValue> = {};
   const names = nodeNames(queues, split, control);
   for (let changes = pick(random, [0, 0, 1, 1, 1, 2, 3]); changes > 0; changes -= 1) {
-    frontend[pick(random, names)] = pick(random, VALUES);
+    const name = pick(random, names);
+    const isOff = name === 'request-rx-copy' && once(random, 2);
+    frontend[name] = isOff ? pick(random, [null, '0']) : pick(random, VALUES);
   }
   const toolstack: Record<string, NodeValue> = {};
   for (let changes = pick(random, [0, 0, 0, 1, 2]); changes > 0; changes -= 1) {
