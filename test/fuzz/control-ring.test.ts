@@ -26,7 +26,7 @@ function generateControlCase(random: SeededRandom): ControlCase {
   }
   if (once(random, 8)) steps.push({ op: 'lie', ahead: pick(random, [0, 1, random.u32()]) });
   const start = pick(random, [0, 0, 0xffffffc0, 0xffffffff, random.u32()]);
-  return { start, queues, pages, steps };
+  return { start, queues, rewrites: once(random, 3), pages, steps };
 }
 
 /** A table of queues, mostly, of which any bytes are a key as well. */

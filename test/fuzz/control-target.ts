@@ -3,13 +3,14 @@
  * the last of them said, against model-control.ts.
  */
 import type { Page } from '../../src/xen/page.js';
+import type { RingKind } from '../hostile/guest.js';
 import type { RawRing } from '../hostile/raw-ring.js';
 import { REQ_EVENT, RSP_EVENT, RSP_PROD } from '../hostile/raw-ring.js';
 import { type Count, shorter, spin, type Target, turn } from './engine.js';
 import { ControlModel, type ToldHash } from './model-control.js';
 import { composeFrame, type FrameSpec } from './packets.js';
 import type { GrantKind } from './tx-target.js';
-import { expectBytes, expectSame, PAGE, World } from './world.js';
+import { expectBytes, expectSame, PAGE, rewriteSlots, World } from './world.js';
 
 /** A request; `page` puts the reference of a page of the case into the first word. */
 export interface ControlRequestSpec {
@@ -37,6 +38,8 @@ export interface ControlPageSpec {
 export interface ControlCase {
   readonly start: number;
   readonly queues: number;
+  /** Slots are rewritten as soon as they were read. */
+  readonly rewrites?: boolean;
   readonly pages: readonly ControlPageSpec[];
   readonly steps: readonly ControlStep[];
 }
@@ -66,8 +69,9 @@ export function controlTarget(
 }
 
 async function runControlCase(world: World, fuzzCase: ControlCase, count: Count): Promise<void> {
-  const { queues, start, steps } = fuzzCase;
-  await world.connect({ start, queues, control: true });
+  const { queues, rewrites, start, steps } = fuzzCase;
+  const watch = (page: Page, kind: RingKind) => rewriteSlots(page, kind, 'control');
+  await world.connect({ start, queues, control: true, ...(rewrites === true ? { watch } : {}) });
   const run = new ControlRun(world, fuzzCase);
   for (const step of steps) {
     if (await run.step(step, count)) break;
@@ -266,4 +270,5 @@ function* smallerControlCases(fuzzCase: ControlCase): Iterable<ControlCase> {
     }
   }
   if (fuzzCase.start !== 0) yield { ...fuzzCase, start: 0 };
+  if (fuzzCase.rewrites) yield { ...fuzzCase, rewrites: false };
 }

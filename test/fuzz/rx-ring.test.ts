@@ -23,7 +23,8 @@ function generateRxCase(random: SeededRandom): RxCase {
   }
   if (once(random, 8)) steps.push({ op: 'lie', ahead: pick(random, [0, 1, 1000, random.u32()]) });
   const start = pick(random, [0, 0, 0xffffff80, 0xffffffff, random.u32()]);
-  return { start, split: once(random, 2), features, pages, steps };
+  const rewrites = once(random, 3);
+  return { start, split: once(random, 2), rewrites, features, pages, steps };
 }
 
 function post(random: SeededRandom, pageCount: number): RxStep {

@@ -6,7 +6,7 @@
 import { FrameBatch } from '../../src/device/frame-batch.js';
 import { WriteOutcome } from '../../src/device/network.js';
 import type { Page } from '../../src/xen/page.js';
-import type { HostileQueue } from '../hostile/guest.js';
+import type { HostileQueue, RingKind } from '../hostile/guest.js';
 import { REQ_EVENT, RSP_EVENT, RSP_PROD } from '../hostile/raw-ring.js';
 import { type Count, shorter, spin, type Target, turn } from './engine.js';
 import { transportOf } from './model-packet.js';
@@ -19,7 +19,7 @@ import {
 } from './model-rx.js';
 import { composeFrame, type FrameSpec } from './packets.js';
 import type { GrantKind } from './tx-target.js';
-import { expectBytes, expectSame, PAGE, World } from './world.js';
+import { expectBytes, expectSame, PAGE, rewriteSlots, World } from './world.js';
 
 /** A frame that the network has for the guest. */
 export interface RxFrameSpec {
@@ -45,6 +45,8 @@ export type RxStep =
 export interface RxCase {
   readonly start: number;
   readonly split: boolean;
+  /** Slots are rewritten as soon as they were read. */
+  readonly rewrites?: boolean;
   readonly features: RxFeatures;
   readonly pages: readonly GrantKind[];
   readonly steps: readonly RxStep[];
@@ -72,7 +74,7 @@ export function rxTarget(generate: Target<World, RxCase>['generate']): Target<Wo
 }
 
 async function runRxCase(world: World, fuzzCase: RxCase, count: Count): Promise<void> {
-  const { features, split, start } = fuzzCase;
+  const { features, rewrites, split, start } = fuzzCase;
   const flag = (isSet: boolean) => (isSet ? '1' : undefined);
   const nodes = {
     'feature-sg': flag(features.scatterGather),
@@ -82,7 +84,8 @@ async function runRxCase(world: World, fuzzCase: RxCase, count: Count): Promise<
     'feature-ipv6-csum-offload': flag(features.checksum6),
     'request-multicast-control': flag(features.multicastFilter),
   };
-  await world.connect({ start, split, nodes });
+  const watch = (page: Page, kind: RingKind) => rewriteSlots(page, kind, 'rx');
+  await world.connect({ start, split, nodes, ...(rewrites === true ? { watch } : {}) });
   const run = new RxRun(world, fuzzCase);
   try {
     for (const step of fuzzCase.steps) {
@@ -388,4 +391,5 @@ function* smallerRxCases(fuzzCase: RxCase): Iterable<RxCase> {
   }
   if (fuzzCase.start !== 0) yield { ...fuzzCase, start: 0 };
   if (fuzzCase.split) yield { ...fuzzCase, split: false };
+  if (fuzzCase.rewrites) yield { ...fuzzCase, rewrites: false };
 }

@@ -4,12 +4,12 @@
  * exactly so, and no other; the frames are those the model sends; no byte outside has changed.
  */
 import type { Page } from '../../src/xen/page.js';
-import type { HostileQueue } from '../hostile/guest.js';
+import type { HostileQueue, RingKind } from '../hostile/guest.js';
 import { REQ_EVENT, RSP_EVENT, RSP_PROD, type Words } from '../hostile/raw-ring.js';
 import { type Count, shorter, spin, type Target, turn } from './engine.js';
 import { TxModel, type TxVerdict } from './model.js';
 import { composeFrame, type FrameSpec } from './packets.js';
-import { expectBytes, expectSame, PAGE, World } from './world.js';
+import { expectBytes, expectSame, PAGE, rewriteSlots, World } from './world.js';
 
 /** How a page of the guest's is granted. */
 export const GRANTS = ['write', 'read', 'foreign', 'revoked'] as const;
@@ -38,6 +38,8 @@ export interface TxBurst {
 export interface TxCase {
   readonly start: number;
   readonly split: boolean;
+  /** Slots are rewritten as soon as they were read. */
+  readonly rewrites?: boolean;
   readonly pages: readonly TxPageSpec[];
   readonly bursts: readonly TxBurst[];
 }
@@ -74,7 +76,9 @@ export function txTarget(
 }
 
 async function runTxCase(world: World, fuzzCase: TxCase, count: Count): Promise<void> {
-  await world.connect({ start: fuzzCase.start, split: fuzzCase.split });
+  const { rewrites, split, start } = fuzzCase;
+  const watch = (page: Page, kind: RingKind) => rewriteSlots(page, kind, 'tx');
+  await world.connect({ start, split, ...(rewrites === true ? { watch } : {}) });
   const run = new TxRun(world, fuzzCase);
   for (const burst of fuzzCase.bursts) {
     const kill = await run.burst(burst, count);
@@ -93,6 +97,7 @@ class TxRun {
   readonly #queue: HostileQueue;
   readonly #pages: readonly GuestPage[];
   readonly #model: TxModel;
+  readonly #rewrites: boolean;
   /** The ring page as the backend must leave it. */
   readonly #expected: Uint8Array;
   /** Requests written and not answered yet, by index. */
@@ -103,8 +108,9 @@ class TxRun {
   #owed = false;
   #refused = new Map<string, number>();
 
-  constructor(world: World, { pages, start }: TxCase) {
+  constructor(world: World, { pages, rewrites, start }: TxCase) {
     this.#world = world;
+    this.#rewrites = rewrites === true;
     this.#queue = world.guest.queue;
     this.#pages = pages.map((spec) => makePage(world, spec));
     // Only now, for a reference that was given back is the first to be given out again.
@@ -192,7 +198,7 @@ class TxRun {
   }
 
   /** Each answer in its slot, all of the slot written; every other byte as it was. */
-  #checkRing({ answers }: TxVerdict, answered: number): void {
+  #checkRing({ answers, kill }: TxVerdict, answered: number): void {
     const { tx } = this.#queue;
     const expected = new DataView(this.#expected.buffer);
     for (const [index, { id, status }] of answers.entries()) {
@@ -202,6 +208,13 @@ class TxRun {
       expected.setInt16(at + 2, status, true);
       expected.setUint32(at + 4, 0, true);
       expected.setUint32(at + 8, 0, true);
+    }
+    // What was read of a packet that stopped the vif, the guest itself has rewritten.
+    if (kill !== undefined && this.#rewrites) {
+      this.#expected.set(tx.page.bytes.subarray(64), 64);
+      for (const [index, { status }] of answers.entries()) {
+        expected.setInt16(tx.at((this.#from + index) >>> 0) + 2, status, true);
+      }
     }
     this.#expect32(RSP_PROD, answered);
     // When the backend wants to hear again is its own affair.
@@ -297,4 +310,5 @@ function* smallerTxCases(fuzzCase: TxCase): Iterable<TxCase> {
   }
   if (fuzzCase.start !== 0) yield { ...fuzzCase, start: 0 };
   if (fuzzCase.split) yield { ...fuzzCase, split: false };
+  if (fuzzCase.rewrites) yield { ...fuzzCase, rewrites: false };
 }

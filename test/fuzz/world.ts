@@ -4,8 +4,9 @@
  */
 import type { FrameBatch } from '../../src/device/frame-batch.js';
 import type { NetbackDevice } from '../../src/device/netback/device.js';
+import type { ReadHook } from '../../src/xen/emulated/watched-page.js';
 import type { Page } from '../../src/xen/page.js';
-import { type HandshakeOptions, HostileGuest } from '../hostile/guest.js';
+import { type HandshakeOptions, HostileGuest, type RingKind } from '../hostile/guest.js';
 import { Machine } from '../support/machine.js';
 import { spin, turn } from './engine.js';
 
@@ -134,6 +135,17 @@ export class World {
       this.taken.push({ bytes, flags: batch.flag(index) });
     }
   }
+}
+
+/**
+ * A guest that rewrites each word of a slot as soon as the backend has read it: what is read twice
+ * is not what it was.
+ */
+export function rewriteSlots(page: Page, kind: RingKind, which: RingKind): ReadHook | undefined {
+  if (kind !== which) return undefined;
+  return (offset, bytes) => {
+    if (offset >= 64) page.bytes.fill(0xff, offset, offset + bytes);
+  };
 }
 
 /** Compares bytes; the message names the first that differs. */
