@@ -1,6 +1,6 @@
 /**
- * Bundles every test/lab/dom0/*.node-test.ts into one plain JavaScript file each, which Node 20
- * runs in dom0 as it is: dom0 is emulated and slow, and vitest, or a compiler, takes longer there
+ * Bundles every test/lab/dom0/*.node-test.ts, and every *.program.ts that tests run beside
+ * themselves, into one plain JavaScript file each, which Node 20 runs in dom0 as it is: dom0 is emulated and slow, and vitest, or a compiler, takes longer there
  * than the tests. Packages stay outside the bundle: dom0 sees this checkout at the same path.
  *
  *     node test/lab/build-dom0-tests.mjs      # prints the files it made
@@ -15,8 +15,9 @@ const sources = join(import.meta.dirname, 'dom0');
 /** Inside node_modules, so that it is no part of the project and packages are found from it. */
 const target = join(root, 'node_modules/.cache/xenvif/dom0-tests');
 
-for (const name of readdirSync(sources).filter((file) => file.endsWith('.node-test.ts'))) {
-  const file = join(target, `${basename(name, '.node-test.ts')}.mjs`);
+const KINDS = /\.(?:node-test|program)\.ts$/;
+for (const name of readdirSync(sources).filter((file) => KINDS.test(file))) {
+  const file = join(target, `${basename(name).replace(KINDS, '')}.mjs`);
   const bundle = await rolldown({
     input: join(sources, name),
     platform: 'node',

@@ -31,10 +31,16 @@ const CLOSING = 5;
 /** Slots of a ring of one page. */
 const RING = 256;
 
+interface Answer {
+  readonly id: number;
+  readonly status: number;
+}
+
 /** What the program in the guest saw. */
 interface Report {
-  readonly tx: readonly { readonly id: number; readonly status: number }[];
-  readonly rx: readonly { readonly id: number; readonly status: number }[];
+  readonly tx: readonly Answer[];
+  readonly rx: readonly Answer[];
+  readonly ctrl: readonly Answer[];
   readonly backend: number;
 }
 
@@ -306,6 +312,7 @@ async function play(words: string): Promise<Report> {
   return {
     tx: answers('tx'),
     rx: answers('rx'),
+    ctrl: answers('ctrl'),
     backend: Number(/^backend (\d+)$/m.exec(text)?.[1]),
   };
 }
@@ -385,6 +392,30 @@ describe('hostile guests on real Xen', () => {
     expect(tx.map(({ id }) => id)).toEqual([65535, 65535, 65535, 7, 7]);
   });
 
+  test('case 35: control requests that ask for too much are refused, each by its code', async () => {
+    const [success, notSupported, invalid, overflow] = [0, 1, 2, 3];
+    const [setFlags, setKey, setMappingSize, setMapping, setAlgorithm] = [2, 3, 5, 6, 7];
+    const requests: readonly (readonly [string, number])[] = [
+      [`type=${setAlgorithm},a=1`, success],
+      [`type=${setAlgorithm},a=77`, invalid],
+      [`type=${setFlags},a=4294967295`, invalid],
+      [`type=${setKey},a=@tx,b=40`, success],
+      [`type=${setKey},a=@tx,b=41`, overflow],
+      [`type=${setKey},a=${NO_REF},b=40`, invalid],
+      [`type=${setMappingSize},a=4294967295`, invalid],
+      [`type=${setMappingSize},a=2`, success],
+      [`type=${setMapping},a=@ctrl,b=1000`, invalid],
+      [`type=${setMapping},a=@ctrl,b=2,c=4294967295`, invalid],
+      ['type=99', notSupported],
+    ];
+    const keys = 'ctrl-ring-ref=@ctrl event-channel-ctrl=@port';
+    const words = requests.map(([fields]) => `ctrl:${fields}`).join(' ');
+    const { ctrl, tx, backend } = await play(`${keys} ${words} tx push settle`);
+    expect(ctrl).toEqual(requests.map(([, status], id) => ({ id, status })));
+    expect(tx.map(({ status }) => status)).toEqual([OKAY]);
+    expect(backend).toBe(CONNECTED);
+  });
+
   test('case 30: an RX buffer that is none is answered with an error', async () => {
     const before = await drops('rx', 'BAD_GRANT');
     const { rx, backend } = await play(`rx:gref=${NO_REF},repeat=4 push settle`);
@@ -419,7 +450,7 @@ describe('hostile guests on real Xen', () => {
     const { sent, answered } = await pinging.end();
     const { residentMiB, ...held } = await daemon.holdings();
     console.log(
-      `${KILLS.length + ANSWERS.length + REFUSALS.length + 6} cases beside ${sent} pings, ` +
+      `${KILLS.length + ANSWERS.length + REFUSALS.length + 7} cases beside ${sent} pings, ` +
         `${answered} answered; memory ${atFirst.residentMiB} -> ${residentMiB} MiB`,
     );
     expect(answered).toBe(sent);

@@ -1,6 +1,6 @@
-/** iperf3 between two guests: what its JSON tells, as the few figures that tests look at. */
+/** iperf3 between two peers: what its JSON tells, as the few figures that tests look at. */
 
-import type { Guest } from './guest.js';
+import type { Peer } from './peer.js';
 
 /** Beyond what iperf3 itself takes: it starts, shakes hands and ends slowly under emulation. */
 const OVERHEAD_MS = 60_000;
@@ -21,7 +21,7 @@ export interface UdpFigures {
 interface Report {
   readonly error?: string;
   readonly end: {
-    readonly sum_sent: { readonly retransmits?: number };
+    readonly sum_sent: { readonly bytes: number; readonly retransmits?: number };
     readonly sum_received: { readonly bytes: number; readonly bits_per_second: number };
     readonly sum?: {
       readonly bytes: number;
@@ -32,20 +32,21 @@ interface Report {
   };
 }
 
-/** Makes the guest answer iperf3 as long as it lives. */
-export async function serveIperf(guest: Guest): Promise<void> {
-  await guest.check('iperf3 -s -D');
+/** Makes a peer answer iperf3 as long as it lives. */
+export async function serveIperf(peer: Peer): Promise<void> {
+  await peer.check('iperf3 -s -D');
 }
 
-/** TCP from `guest` to `address`; with reverse the other way. Ends after `bytes`, or `seconds`. */
+/** TCP from `peer` to `address`; with reverse the other way. Ends after `bytes`, or `seconds`. */
 export async function tcp(
-  guest: Guest,
+  peer: Peer,
   address: string,
   options: { seconds?: number; megabytes?: number; reverse?: boolean; flows?: number },
 ): Promise<TcpFigures> {
-  const { end } = await run(guest, address, options, options.reverse === true ? '-R' : '');
+  const { end } = await run(peer, address, options, options.reverse === true ? '-R' : '');
   return {
-    bytes: end.sum_received.bytes,
+    // The receiver stops its account when the sender says so, with the last bytes still on their way.
+    bytes: end.sum_sent.bytes,
     megabitsPerSecond: Math.round(end.sum_received.bits_per_second / 1e6),
     retransmits: end.sum_sent.retransmits ?? 0,
   };
@@ -53,12 +54,12 @@ export async function tcp(
 
 /** UDP at a bitrate that leaves loss to the account, not to chance. */
 export async function udp(
-  guest: Guest,
+  peer: Peer,
   address: string,
   options: { seconds?: number; megabytes?: number; reverse?: boolean; megabitsPerSecond: number },
 ): Promise<UdpFigures> {
   const more = `-u -b ${options.megabitsPerSecond}M ${options.reverse === true ? '-R' : ''}`;
-  const { end } = await run(guest, address, options, more);
+  const { end } = await run(peer, address, options, more);
   const { bytes = 0, bits_per_second = 0, packets = 0, lost_packets = 0 } = end.sum ?? {};
   return {
     bytes,
@@ -69,7 +70,7 @@ export async function udp(
 }
 
 async function run(
-  guest: Guest,
+  peer: Peer,
   address: string,
   options: { seconds?: number; megabytes?: number; flows?: number },
   more: string,
@@ -78,12 +79,12 @@ async function run(
   const length = megabytes === undefined ? `-t ${seconds ?? 3}` : `-n ${megabytes}M`;
   // A megabyte takes a quarter of a second here, and four where others work on the machine.
   const timeoutMs = OVERHEAD_MS + (seconds ?? 0) * 2000 + (megabytes ?? 0) * 4000;
-  const text = await guest.check(
+  const text = await peer.check(
     // Without --json's long list of intervals, which the console would carry for seconds.
     `iperf3 -c ${address} ${length} -i 0 -P ${flows} ${more} --json`,
     { timeoutMs },
   );
   const report = JSON.parse(text) as Report;
-  if (report.error !== undefined) throw new Error(`iperf3 in ${guest.name}: ${report.error}`);
+  if (report.error !== undefined) throw new Error(`iperf3 in ${peer.name}: ${report.error}`);
   return report;
 }

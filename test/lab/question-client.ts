@@ -1,7 +1,7 @@
 /** A program in dom0 that stays and answers questions, one JSON document a line both ways. */
 
 import { type Deferred, deferred, withDeadline } from './deferred.js';
-import type { Dom0Process } from './dom0-port.js';
+import type { Dom0Process, RunResult } from './dom0-port.js';
 import type { Lab } from './lab.js';
 import { LabError, oneLine } from './lab-error.js';
 
@@ -47,8 +47,20 @@ export class QuestionClient {
     }
   }
 
+  /** Ends its input, which is how it is asked to end. */
   close(): void {
     this.#process.endInput();
+  }
+
+  /** As `close`, and resolves when it has ended. */
+  end(): Promise<RunResult> {
+    this.close();
+    return this.#process.wait();
+  }
+
+  /** What it wrote to its standard error so far. */
+  errors(): string {
+    return this.#process.stderr();
   }
 
   #read(text: string): void {

@@ -12,7 +12,9 @@ import { findCheckout } from './assets.js';
 import { sleep } from './deferred.js';
 import type { Guest } from './guest.js';
 import { serveIperf, tcp, udp } from './iperf.js';
+import { checksumErrors, readCounters, snmp } from './kernel-counters.js';
 import { Lab } from './lab.js';
+import { captureChecksums } from './packet-capture.js';
 import { knowEachOther } from './pinging.js';
 import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
 import { makeRandomFile, transfer } from './transfer.js';
@@ -40,29 +42,6 @@ let left: Guest;
 let right: Guest;
 let leftVif: string;
 let rightVif: string;
-
-/** What the kernels of both guests found wrong with what they received. */
-async function checksumErrors(): Promise<number> {
-  let errors = 0;
-  for (const guest of [left, right]) {
-    const text = await guest.check('cat /proc/net/snmp /proc/net/snmp6');
-    errors += snmp(text, 'Tcp', 'InCsumErrors') + snmp(text, 'Udp', 'InCsumErrors');
-    errors += snmp(text, 'Icmp', 'InCsumErrors') + snmp(text, 'Ip', 'InHdrErrors');
-    for (const [, count] of text.matchAll(/^(?:Udp6|Icmp6)InCsumErrors\s+(\d+)$/gm)) {
-      errors += Number(count);
-    }
-  }
-  return errors;
-}
-
-/** A counter of /proc/net/snmp, which has a line of names over each line of values. */
-function snmp(text: string, protocol: string, name: string): number {
-  const lines = text.split('\n').filter((line) => line.startsWith(`${protocol}:`));
-  const [names = [], values = []] = lines.map((line) => line.split(' '));
-  const value = Number(values[names.indexOf(name)]);
-  if (Number.isNaN(value)) throw new Error(`There is no ${protocol} ${name}.`);
-  return value;
-}
 
 /** The file goes both ways and arrives as it was; returns how fast, in MiB/s. */
 async function expectTransfers(leftAddress: string, rightAddress: string): Promise<string> {
@@ -141,7 +120,7 @@ describe('traffic between guests on real Xen', () => {
           expect(bytes).toBeGreaterThanOrEqual(TCP_MIB * 1e6);
         }
       }
-      expect(await checksumErrors()).toBe(0);
+      expect(await checksumErrors([left, right])).toBe(0);
     },
     patienceMs(TCP_MIB, 16_000),
   );
@@ -170,9 +149,8 @@ describe('traffic between guests on real Xen', () => {
       for (const reverse of [false, true]) {
         const [sender, receiver] = reverse ? [right, left] : [left, right];
         const [senderVif, receiverVif] = reverse ? [rightVif, leftVif] : [leftVif, rightVif];
-        const snmpOf = (guest: Guest) => guest.check('cat /proc/net/snmp; cat /proc/net/dev');
         const before = {
-          text: await snmpOf(receiver),
+          text: await readCounters(receiver),
           sender: await daemon.stats(senderVif),
           receiver: await daemon.stats(receiverVif),
         };
@@ -182,7 +160,7 @@ describe('traffic between guests on real Xen', () => {
         // The account is closed once the last datagram is through.
         await sleep(1000);
         const after = {
-          text: await snmpOf(receiver),
+          text: await readCounters(receiver),
           sender: await daemon.stats(senderVif),
           receiver: await daemon.stats(receiverVif),
         };
@@ -215,7 +193,7 @@ describe('traffic between guests on real Xen', () => {
       console.log(
         `${offload} off${isFixed ? ' (as far as it can be)' : ''}: ${over4}; IPv6 ${over6}`,
       );
-      expect(await checksumErrors()).toBe(0);
+      expect(await checksumErrors([left, right])).toBe(0);
       await left.run(`ethtool -K eth0 ${offload} on`);
       await right.run(`ethtool -K eth0 ${offload} on`);
     },
@@ -225,19 +203,10 @@ describe('traffic between guests on real Xen', () => {
   test('checksums that the guest itself computes are right when they arrive', async () => {
     // With these off nothing is left to a card: what is on the wire is what the guest wrote.
     await both('ethtool -K eth0 tx off; ethtool -K eth0 tso off gso off gro off; true');
-    const capturing = right.check(
-      'rm -f /tmp/tcpdump; timeout 60 tcpdump -Z root -i eth0 -n -s 0 -c 400 -w /tmp/capture "ip6 and tcp" 2>/tmp/tcpdump; true',
-      { timeoutMs: PATIENCE_MS },
-    );
-    await right.check('until grep -q listening /tmp/tcpdump 2>/dev/null; do sleep 0.2; done');
-    await transfer(left, right, RIGHT6);
-    await capturing;
-    const text = await right.check(
-      'tcpdump -Z root -n -vv -r /tmp/capture "src host fd00::1" 2>/dev/null >/tmp/decoded; ' +
-        'grep -c "cksum 0x" /tmp/decoded; grep -c incorrect /tmp/decoded; true',
+    const { seen, incorrect } = await captureChecksums(right, 'eth0', LEFT6, () =>
+      transfer(left, right, RIGHT6),
     );
     await both('ethtool -K eth0 tx on; ethtool -K eth0 tso on gso on gro on; true');
-    const [seen = 0, incorrect = -1] = text.trim().split('\n').map(Number);
     console.log(`tcpdump in the guest: ${seen} checksums, ${incorrect} incorrect`);
     expect(seen).toBeGreaterThan(50);
     expect(incorrect).toBe(0);
@@ -289,7 +258,7 @@ describe('traffic between guests on real Xen', () => {
     await right.check(vlan('10.7.0.2'));
     expect(await left.check('ping -c 3 -W 10 10.7.0.2')).toContain('3 packets received');
     console.log(`VLAN 7: ${await expectTransfers('10.7.0.1', '10.7.0.2')}`);
-    expect(await checksumErrors()).toBe(0);
+    expect(await checksumErrors([left, right])).toBe(0);
     await both('ip link del eth0.7');
   });
 
@@ -314,7 +283,7 @@ describe('traffic between guests on real Xen', () => {
     const bytesEach =
       (after.rx.bytes - before.rx.bytes) / (framesOf(after, 'rx') - framesOf(before, 'rx'));
     console.log(`MTU 9000: ${speed}, ${bytesEach.toFixed(0)} bytes a frame`);
-    expect(await checksumErrors()).toBe(0);
+    expect(await checksumErrors([left, right])).toBe(0);
     await both('ip link set eth0 mtu 1500');
   });
 });

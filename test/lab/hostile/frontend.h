@@ -21,11 +21,12 @@
 #include <xen/sys/gntalloc.h>
 
 #define PAGE 4096
-/* The two rings, one page of frames that are sent, and one for each buffer that is posted. */
+/* The rings, one page of frames that are sent, and one for each buffer that is posted. */
 #define TX_RING 0
 #define RX_RING 1
-#define TX_DATA 2
-#define RX_DATA 3
+#define CTRL_RING 2
+#define TX_DATA 3
+#define RX_DATA 4
 #define RX_BUFFERS 16
 #define PAGES (RX_DATA + RX_BUFFERS)
 #define POLL_US 20000
@@ -39,7 +40,8 @@ static uint32_t refs[PAGES];
 static char *pages;
 static netif_tx_sring_t *tx_ring;
 static netif_rx_sring_t *rx_ring;
-static uint32_t tx_port, rx_port;
+static struct xen_netif_ctrl_sring *ctrl_ring;
+static uint32_t tx_port, rx_port, ctrl_port;
 
 static void fail(const char *what) {
   printf("failed %s: %s\n", what, strerror(errno));
@@ -138,7 +140,9 @@ static void grant_pages(void) {
   tx_ring = (netif_tx_sring_t *)(pages + TX_RING * PAGE);
   rx_ring = (netif_rx_sring_t *)(pages + RX_RING * PAGE);
   SHARED_RING_INIT(tx_ring);
+  ctrl_ring = (struct xen_netif_ctrl_sring *)(pages + CTRL_RING * PAGE);
   SHARED_RING_INIT(rx_ring);
+  SHARED_RING_INIT(ctrl_ring);
 }
 
 /* Has the backend forget what was, and waits for its offer. */
@@ -163,12 +167,18 @@ static void open_frontend(void) {
   grant_pages();
   tx_port = unbound_port();
   rx_port = unbound_port();
+  ctrl_port = unbound_port();
 }
 
-/* What an honest frontend of one queue writes. */
+/* What an honest frontend of one queue writes; what an earlier run wrote beside it goes. */
 static void write_keys(void) {
-  store_remove("device/vif/0/multi-queue-num-queues");
-  store_remove("device/vif/0/event-channel");
+  static const char *const others[] = {"multi-queue-num-queues", "event-channel", "ctrl-ring-ref",
+                                       "event-channel-ctrl"};
+  for (size_t index = 0; index < sizeof others / sizeof *others; index++) {
+    char path[256];
+    node_of(path, others[index]);
+    store_remove(path);
+  }
   store_write_number("device/vif/0/tx-ring-ref", refs[TX_RING]);
   store_write_number("device/vif/0/rx-ring-ref", refs[RX_RING]);
   store_write_number("device/vif/0/event-channel-tx", tx_port);

@@ -3,12 +3,14 @@
  * what its arguments say, one after the other, tells what came of it, and closes.
  *
  *   KEY=VALUE        before it connects: a key of the frontend's with another value than it should
- *                    have; @tx and @rx stand for the rings' references, no value removes the key
+ *                    have; @tx, @rx and @ctrl stand for the rings' references, @port for the
+ *                    control ring's port; no value removes the key
  *   tx:FIELD,...     writes a TX request: size=, offset=, gref=, id=, the flags more, extra, blank,
  *                    and repeat=
  *   extra:FIELD,...  writes an extra: type=, size= and gso=, or address=, the last byte of a multicast
  *                    address; the flag more, and repeat=
  *   rx:FIELD,...     writes an RX request: gref=, id=, and repeat=
+ *   ctrl:FIELD,...   sends a control request, and waits for its answer: type=, a=, b=, c=
  *   push             shows the requests written so far on both rings to the backend, and tells it
  *   txprod:N         as push, but TX's req_prod is N above what was written; N may be negative
  *   rxprod:N         the same of RX
@@ -18,18 +20,20 @@
  *   state:VALUE      writes that as its state
  *   flap:N           writes N states that make no sense, in no order
  *
- * It prints: "tx ID:STATUS ..." and "rx ID:STATUS ...", the answers in ring order; "backend STATE",
- * the backend's state before this side closed; "closed" in the end.
+ * It prints: "tx ID:STATUS ...", "rx ..." and "ctrl ..." alike, the answers in ring order; "backend
+ * STATE", the backend's state before this side closed; "closed" in the end.
  */
 #include "frontend.h"
 
 #define SETTLE_MS 8000
 
-static uint32_t tx_written, rx_written, tx_pushed, rx_pushed;
+static uint32_t tx_written, rx_written, tx_pushed, rx_pushed, ctrl_pushed;
 
 static uint32_t number_of(const char *value) {
   if (strcmp(value, "@tx") == 0) return refs[TX_RING];
   if (strcmp(value, "@rx") == 0) return refs[RX_RING];
+  if (strcmp(value, "@ctrl") == 0) return refs[CTRL_RING];
+  if (strcmp(value, "@port") == 0) return ctrl_port;
   return strtoul(value, NULL, 0);
 }
 
@@ -108,6 +112,23 @@ static void settle(void) {
   }
 }
 
+static void control(const char *fields) {
+  ctrl_ring->ring[ctrl_pushed % __RING_SIZE(ctrl_ring, PAGE)].req = (struct xen_netif_ctrl_request){
+    .id = ctrl_pushed,
+    .type = field(fields, "type", 0),
+    .data = {field(fields, "a", 0), field(fields, "b", 0), field(fields, "c", 0)},
+  };
+  __sync_synchronize();
+  ctrl_ring->req_prod = ++ctrl_pushed;
+  __sync_synchronize();
+  notify(ctrl_port);
+  for (int waited = 0; waited < SETTLE_MS * 1000; waited += POLL_US) {
+    __sync_synchronize();
+    if (ctrl_ring->rsp_prod == ctrl_pushed) return;
+    usleep(POLL_US);
+  }
+}
+
 static void flap(int count) {
   static const char *const states[] = {"1", "99", "4", "", "6", "4 x", "2", "-1", "5", "0x4"};
   for (int index = 0; index < count; index++) {
@@ -125,6 +146,7 @@ static void act(const char *word) {
     if (strcmp(name, "extra") == 0) write_extra(rest);
     if (strcmp(name, "rx") == 0) write_rx(rest);
   }
+  if (strcmp(name, "ctrl") == 0) control(rest);
   if (strcmp(name, "push") == 0) push(0, 0);
   if (strcmp(name, "txprod") == 0) push(atoi(rest), 0);
   if (strcmp(name, "rxprod") == 0) push(0, atoi(rest));
@@ -174,6 +196,12 @@ static void report(void) {
   for (uint32_t at = 0; at != rx_ring->rsp_prod && at < 1024; at++) {
     netif_rx_response_t *answer = &rx_ring->ring[at % __RING_SIZE(rx_ring, PAGE)].rsp;
     printf(" %u:%d", answer->id, answer->status);
+  }
+  printf("\nctrl");
+  for (uint32_t at = 0; at != ctrl_ring->rsp_prod && at < 64; at++) {
+    struct xen_netif_ctrl_response *answer =
+      &ctrl_ring->ring[at % __RING_SIZE(ctrl_ring, PAGE)].rsp;
+    printf(" %u:%u", answer->id, answer->status);
   }
   printf("\nbackend %d\n", backend_state());
 }
