@@ -35,7 +35,7 @@ export class Host {
     this.#network = network;
     this.#ip = ip;
     this.#mac = parseMac(network.mac) ?? NO_MAC;
-    network.listen((frame) => this.#receive(frame));
+    void network.listen((frame) => this.#receive(frame));
   }
 
   /** Pings `target` every `intervalMs` until `stop`. */

@@ -102,7 +102,7 @@ export class HostileBackend {
     this.guestXen = machine.guestXen;
     this.audit = audit;
     this.netfront = new Netfront(this.guestXen, logger, (device) => {
-      device.listen((frame) => this.received.push(frame));
+      void device.listen((frame) => this.received.push(frame));
     });
   }
 

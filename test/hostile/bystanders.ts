@@ -34,7 +34,7 @@ class Talk {
   constructor(side: number, from: NetfrontDevice, to: NetfrontDevice) {
     this.#side = side;
     this.#from = from;
-    to.listen((frame) => this.#hear(frame));
+    void to.listen((frame) => this.#hear(frame));
   }
 
   async say(): Promise<void> {

@@ -6,8 +6,9 @@ import { randomUUID } from 'node:crypto';
 import { DisconnectedError } from '../../errors.js';
 import type { FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics } from '../metrics.js';
-import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
-import { copyFrames, stageFrame } from '../single-frame.js';
+import { type BatchListener, type NetworkStats, WriteOutcome } from '../network.js';
+import { NetworkBase } from '../network-base.js';
+import { writeStaged } from '../single-frame.js';
 import { TokenBucket } from '../token-bucket.js';
 import { Connection } from './connection.js';
 import type { NetbackContext } from './context.js';
@@ -24,7 +25,7 @@ import { parseLabels, type VifStatus } from './vif-status.js';
 /** The MAC address of every backend: what Linux's netback has, lower than no bridge's own. */
 export const BACKEND_MAC = 'fe:ff:ff:ff:ff:ff';
 
-export class NetbackDevice implements Network {
+export class NetbackDevice extends NetworkBase {
   readonly domid: number;
   readonly handle: number;
   readonly paths: VifPaths;
@@ -35,13 +36,13 @@ export class NetbackDevice implements Network {
 
   readonly #context: NetbackContext;
   readonly #lifecycle: VifLifecycle;
-  readonly #listeners = new Set<BatchListener>();
   readonly #observers = new Set<BatchListener>();
   readonly #observe: BatchListener = (batch) => {
     for (const observer of this.#observers) observer(batch);
   };
   #connection: Connection | undefined;
   #bucket: TokenBucket | undefined;
+  #isGivenUp = false;
 
   constructor(
     context: NetbackContext,
@@ -50,6 +51,7 @@ export class NetbackDevice implements Network {
     onChange: () => void,
     onRemoved: () => void,
   ) {
+    super();
     this.#context = context;
     this.domid = domid;
     this.handle = handle;
@@ -61,7 +63,10 @@ export class NetbackDevice implements Network {
       configured: (configuration) => this.#limitRate(configuration.rate),
       filterMulticast: (enabled) => this.#connection?.filterMulticast(enabled),
       changed: onChange,
-      removed: onRemoved,
+      removed: () => {
+        this.endListening();
+        onRemoved();
+      },
     });
   }
 
@@ -132,6 +137,7 @@ export class NetbackDevice implements Network {
    */
   async release(): Promise<void> {
     await this.#lifecycle.release();
+    this.endListening();
   }
 
   /** Asks the guest to close by going through Closing, as an orderly end does. */
@@ -140,20 +146,21 @@ export class NetbackDevice implements Network {
     await this.#lifecycle.close();
   }
 
+  /** As `close`, and nothing of the guest is heard any more, also where it connects again. */
   async disconnect(): Promise<void> {
-    await this.close();
-  }
-
-  async write(frame: Uint8Array): Promise<void> {
-    await this.writev([frame]);
+    if (this.#isGivenUp) return;
+    this.#isGivenUp = true;
+    this.#connection?.drain();
+    this.endListening();
+    await this.#lifecycle.close().catch((error: unknown) => {
+      this.#context.logger.warn({ vif: this.name, error }, 'could not close a vif in XenStore');
+    });
   }
 
   async writev(parts: readonly Uint8Array[]): Promise<void> {
-    const staged = stageFrame(this.#context.xen.memory, parts);
-    const isConnected = this.#connection !== undefined;
-    if (isConnected) this.writeBatch(staged.batch);
-    staged.free();
-    if (!isConnected) throw new DisconnectedError(`${this.name} has no guest.`);
+    this.checkNotGivenUp();
+    if (this.#connection === undefined) throw new DisconnectedError(`${this.name} has no guest.`);
+    writeStaged(this, this.#context.xen.memory, parts);
   }
 
   writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
@@ -161,15 +168,6 @@ export class NetbackDevice implements Network {
     this.metrics.unconnected.rx.drop('rx-queue', 'NOT_CONNECTED', batch.count);
     outcomes?.fill(WriteOutcome.notConnected, 0, batch.count);
     return 0;
-  }
-
-  listen(onFrame: (frame: Uint8Array) => void): void {
-    this.listenBatch((batch) => copyFrames(batch, onFrame));
-  }
-
-  listenBatch(onBatch: BatchListener): () => void {
-    this.#listeners.add(onBatch);
-    return () => this.#listeners.delete(onBatch);
   }
 
   /** As `listenBatch`, but with the frames of both directions, as they pass. */
@@ -230,7 +228,7 @@ export class NetbackDevice implements Network {
 
   #fromGuest(batch: FrameBatch): void {
     if (this.#observers.size > 0) this.#observe(batch);
-    for (const listener of this.#listeners) listener(batch);
+    this.deliver(batch);
   }
 
   /** A bucket that is as wanted stays, with what is in it. */

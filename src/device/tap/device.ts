@@ -12,8 +12,9 @@ import { onReadable } from '../../xen/native/readable-descriptor.js';
 import { frameTimeNs } from '../clock.js';
 import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics } from '../metrics.js';
-import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
-import { copyFrames, stageFrame } from '../single-frame.js';
+import { type NetworkStats, WriteOutcome } from '../network.js';
+import { NetworkBase } from '../network-base.js';
+import { writeStaged } from '../single-frame.js';
 import { FrameOffloads } from './frame-offloads.js';
 import { FrameVector } from './frame-vector.js';
 import { InterfaceSettings } from './interface-settings.js';
@@ -62,7 +63,7 @@ export interface TapOptions {
   readonly onLost?: () => void;
 }
 
-export class TapDevice implements Network {
+export class TapDevice extends NetworkBase {
   /** The interface's name when it was opened. */
   readonly name: string;
   /** The address of the kernel's interface when it was opened. */
@@ -79,7 +80,6 @@ export class TapDevice implements Network {
   readonly #readVector: FrameVector;
   readonly #writeVector: FrameVector;
   readonly #offloads = new FrameOffloads();
-  readonly #listeners = new Set<BatchListener>();
   readonly #onLost: (() => void) | undefined;
   #stopReading: (() => void) | undefined;
   #isOpen = true;
@@ -90,6 +90,7 @@ export class TapDevice implements Network {
     file: TunFile,
     { mac, mtu }: InterfaceFacts,
   ) {
+    super();
     const { memory } = options;
     this.name = file.name;
     this.mac = mac;
@@ -145,16 +146,10 @@ export class TapDevice implements Network {
     this.metrics.reset();
   }
 
-  async write(frame: Uint8Array): Promise<void> {
-    await this.writev([frame]);
-  }
-
   /** Hands the frame to the kernel; one that it does not take now is dropped and counted. */
   async writev(parts: readonly Uint8Array[]): Promise<void> {
     if (!this.connected) throw new DisconnectedError(`The interface ${this.name} is gone.`);
-    const staged = stageFrame(this.#memory, parts);
-    this.writeBatch(staged.batch);
-    staged.free();
+    writeStaged(this, this.#memory, parts);
   }
 
   /**
@@ -176,20 +171,12 @@ export class TapDevice implements Network {
     return accepted;
   }
 
-  listen(onFrame: (frame: Uint8Array) => void): void {
-    this.listenBatch((batch) => copyFrames(batch, onFrame));
-  }
-
-  listenBatch(onBatch: BatchListener): () => void {
-    this.#listeners.add(onBatch);
-    return () => this.#listeners.delete(onBatch);
-  }
-
   /** Gives the interface up: unless it is persistent, it is gone when this returns. */
   async disconnect(): Promise<void> {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     this.#endReading();
+    this.endListening();
     this.#file.close();
     this.#staging.free();
   }
@@ -248,7 +235,7 @@ export class TapDevice implements Network {
         used = Math.ceil(end / FRAME_ALIGNMENT) * FRAME_ALIGNMENT + ETHERNET_PADDING;
       }
     }
-    if (batch.count > 0) this.#deliver(batch);
+    if (batch.count > 0) this.#handOn(batch);
     if (isLost) this.#lose();
   }
 
@@ -276,14 +263,10 @@ export class TapDevice implements Network {
     return true;
   }
 
-  #deliver(batch: FrameBatch): void {
+  #handOn(batch: FrameBatch): void {
     this.#counters.rx.count(batch.count, batch.totalBytes);
     batch.timeNs = frameTimeNs();
-    for (const listener of this.#listeners) {
-      // A listener may have disconnected the device, and with it given the batch's memory away.
-      if (!this.#isOpen) return;
-      listener(batch);
-    }
+    this.deliver(batch);
   }
 
   /** The interface was deleted: its file stays ours, and is good for nothing. */

@@ -45,7 +45,7 @@ describe('netback with our netfront as its peer', () => {
       [device, guest.device],
     ] as const) {
       const received: Uint8Array[] = [];
-      to.listen((frame) => received.push(frame));
+      void to.listen((frame) => received.push(frame));
       for (const frame of sent) await from.write(frame);
       await until('every frame arrives', () => received.length === sent.length);
       for (const [index, frame] of sent.entries()) {
@@ -66,7 +66,7 @@ describe('netback with our netfront as its peer', () => {
     const guest = await machine.addGuest();
     const device = backendOf(guest.domain.domid);
     let sum = 0;
-    device.listen((frame) => {
+    void device.listen((frame) => {
       sum += (frame[14] as number) * 256 + (frame[15] as number);
     });
     let expected = 0;
@@ -110,7 +110,7 @@ describe('netback with our netfront as its peer', () => {
     const unplug = machine.netback.list().map((device) => hub.plug(device));
     const heard = [first, second, third].map((guest) => {
       const frames: string[] = [];
-      guest.device.listen((frame) => frames.push(Buffer.from(frame).toString('latin1')));
+      void guest.device.listen((frame) => frames.push(Buffer.from(frame).toString('latin1')));
       return frames;
     });
     await first.device.write(Buffer.from('a frame of the first guest'));
@@ -178,7 +178,7 @@ describe('lifecycles', () => {
     await until('adopted', () => after.status.phase === 'connected');
     expect(after.uid).toBe(uid);
     const received: Uint8Array[] = [];
-    after.listen((frame) => received.push(frame));
+    void after.listen((frame) => received.push(frame));
     for (let index = 0; index < 600; index += 1)
       await guest.device.write(new Uint8Array(60).fill(index));
     await until('frames flow', () => received.length === 600);
@@ -198,7 +198,9 @@ describe('lifecycles', () => {
     const guests = [await machine.addGuest(), await machine.addGuest(), await machine.addGuest()];
     const heard = guests.map(({ device }) => {
       const sequence: number[] = [];
-      device.listen((frame) => sequence.push((frame[14] as number) * 256 + (frame[15] as number)));
+      void device.listen((frame) =>
+        sequence.push((frame[14] as number) * 256 + (frame[15] as number)),
+      );
       return sequence;
     });
     let sent = 0;
@@ -227,7 +229,7 @@ describe('lifecycles', () => {
     const guest = await machine.addGuest();
     const seen = new Set<number>();
     const listen = (device: NetbackDevice) =>
-      device.listen((frame) => seen.add((frame[14] as number) * 256 + (frame[15] as number)));
+      void device.listen((frame) => seen.add((frame[14] as number) * 256 + (frame[15] as number)));
     listen(backendOf(guest.domain.domid));
     for (let round = 0; round < 4; round += 1) {
       for (let index = 0; index < 100; index += 1) {

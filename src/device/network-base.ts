@@ -1,0 +1,96 @@
+/**
+ * What all NICs do alike: who listens, and the easy forms of writing. A NIC says how it sends a
+ * frame and a batch, and gives what it received to `deliver`; nothing here is on a batch's way but
+ * the calls of its listeners.
+ */
+import { DisconnectedError } from '../errors.js';
+import type { FrameBatch } from './frame-batch.js';
+import type {
+  BatchListener,
+  FillFrame,
+  FrameListener,
+  FrameRequest,
+  ListenOptions,
+  Network,
+  NetworkStats,
+} from './network.js';
+import { PlainFrames } from './plain-frames.js';
+import { fillFrame } from './single-frame.js';
+
+/** A call of `listen` that goes on. */
+interface Listening {
+  readonly frames: PlainFrames;
+  readonly end: () => void;
+}
+
+export abstract class NetworkBase implements Network {
+  abstract readonly mac: string;
+  abstract readonly mtu: number;
+  abstract readonly stats: NetworkStats;
+  readonly #listeners = new Set<BatchListener>();
+  readonly #listenings = new Set<Listening>();
+  #isGivenUp = false;
+
+  abstract resetStats(): void;
+  abstract writev(parts: readonly Uint8Array[]): Promise<void>;
+  abstract disconnect(): Promise<void>;
+  abstract writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number;
+
+  write(frame: Uint8Array): Promise<void>;
+  write(request: FrameRequest, fill: FillFrame): Promise<void>;
+  async write(frame: Uint8Array | FrameRequest, fill?: FillFrame): Promise<void> {
+    this.checkNotGivenUp();
+    const isWhole = frame instanceof Uint8Array;
+    await this.writev([isWhole ? frame : fillFrame(frame.size, fill)]);
+  }
+
+  async listen(onFrame: FrameListener, { headerSize }: ListenOptions = {}): Promise<void> {
+    this.checkNotGivenUp();
+    await new Promise<void>((resolve, reject) => {
+      const frameBytesMax = headerSize === undefined ? undefined : () => headerSize + this.mtu;
+      const onFault = (error: unknown) => {
+        stop();
+        this.#listenings.delete(listening);
+        reject(error);
+      };
+      const frames = new PlainFrames(onFrame, onFault, frameBytesMax);
+      const listening = { frames, end: resolve };
+      const stop = this.listenBatch((batch) => frames.deliver(batch));
+      this.#listenings.add(listening);
+    });
+  }
+
+  listenBatch(onBatch: BatchListener): () => void {
+    // Each call is a listener of its own, also with a function that listens already.
+    const listener: BatchListener = (batch) => onBatch(batch);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Whether anybody would get a batch. */
+  protected get hasListeners(): boolean {
+    return this.#listeners.size > 0;
+  }
+
+  /** Hands a batch to everybody who listens, until one of them has the NIC given up. */
+  protected deliver(batch: FrameBatch): void {
+    for (const listener of this.#listeners) listener(batch);
+  }
+
+  /** Calls of async listeners that have not come to their end. */
+  protected callsUnderWay(): Promise<unknown>[] {
+    return [...this.#listenings].flatMap(({ frames }) => [...frames.callsUnderWay]);
+  }
+
+  /** Nobody hears anything from now on, and those who listened are told. */
+  protected endListening(): void {
+    this.#isGivenUp = true;
+    this.#listeners.clear();
+    for (const { end } of this.#listenings) end();
+    this.#listenings.clear();
+  }
+
+  protected checkNotGivenUp(): void {
+    if (this.#isGivenUp) throw new DisconnectedError('The NIC was disconnected.');
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Frames for a listener that knows nothing of batches and offloads: each is a copy of its own, with
+ * its checksum in place, and what the sender left to be cut is cut. It copies and allocates for
+ * each frame, which is what such a listener asks for.
+ */
+import { completeChecksum } from '../wire/checksum-offload.js';
+import { Segmenter, segmentBytesMax } from '../wire/segmentation.js';
+import { CHECKSUM_BLANK, type FrameBatch, gsoSizeOf, gsoTypeOf } from './frame-batch.js';
+import type { FrameListener } from './network.js';
+
+export class PlainFrames {
+  readonly #onFrame: FrameListener;
+  readonly #onFault: (error: unknown) => void;
+  readonly #frameBytesMax: () => number;
+  readonly #segmenter = new Segmenter();
+  readonly #underWay = new Set<Promise<unknown>>();
+  #isFaulty = false;
+
+  /**
+   * `onFault` is told, once, what `onFrame` throws, at once or later; nothing is delivered after
+   * that. Frames longer than `frameBytesMax` says are left out.
+   */
+  constructor(
+    onFrame: FrameListener,
+    onFault: (error: unknown) => void,
+    frameBytesMax: () => number = () => Number.POSITIVE_INFINITY,
+  ) {
+    this.#onFrame = onFrame;
+    this.#onFault = onFault;
+    this.#frameBytesMax = frameBytesMax;
+  }
+
+  /** Calls of an async listener that have not come to their end. */
+  get callsUnderWay(): ReadonlySet<Promise<unknown>> {
+    return this.#underWay;
+  }
+
+  deliver(batch: FrameBatch): void {
+    for (let index = 0; index < batch.count && !this.#isFaulty; index += 1) {
+      const offset = batch.offset(index);
+      const length = batch.length(index);
+      const flags = batch.flag(index);
+      if (gsoTypeOf(flags) !== 0 && this.#cut(batch.bytes, offset, length, gsoSizeOf(flags))) {
+        continue;
+      }
+      const frame = batch.bytes.slice(offset, offset + length);
+      // What cannot be completed is handed on as it came, for it is no TCP or UDP we understand.
+      if ((flags & CHECKSUM_BLANK) !== 0) completeChecksum(frame, 0, length);
+      this.#give(frame);
+    }
+  }
+
+  /** Hands the segments of a frame on; false when it has none. */
+  #cut(bytes: Uint8Array, offset: number, length: number, size: number): boolean {
+    const count = this.#segmenter.begin(bytes, offset, length, size);
+    // All are cut before the first is handed on: a listener may have the next batch delivered.
+    const segments: Uint8Array[] = [];
+    for (let segment = 0; segment < count; segment += 1) {
+      const frame = new Uint8Array(segmentBytesMax(length, size));
+      segments.push(frame.subarray(0, this.#segmenter.next(frame, 0)));
+    }
+    for (const segment of segments) this.#give(segment);
+    return count > 0;
+  }
+
+  #give(frame: Uint8Array): void {
+    if (this.#isFaulty || frame.length > this.#frameBytesMax()) return;
+    try {
+      const result = this.#onFrame(frame);
+      if (result instanceof Promise) this.#follow(result);
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #follow(call: Promise<unknown>): void {
+    const end = call
+      .catch((error: unknown) => this.#fail(error))
+      .finally(() => this.#underWay.delete(end));
+    this.#underWay.add(end);
+  }
+
+  #fail(error: unknown): void {
+    if (this.#isFaulty) return;
+    this.#isFaulty = true;
+    this.#onFault(error);
+  }
+}
