@@ -17,6 +17,9 @@ import type {
 import { PlainFrames } from './plain-frames.js';
 import { fillFrame } from './single-frame.js';
 
+/** Takes a batch; a promise that it returns resolves, never rejects, when it is done with it all. */
+export type PatientListener = (batch: FrameBatch) => Promise<unknown> | undefined;
+
 /** A call of `listen` that goes on. */
 interface Listening {
   readonly frames: PlainFrames;
@@ -27,7 +30,7 @@ export abstract class NetworkBase implements Network {
   abstract readonly mac: string;
   abstract readonly mtu: number;
   abstract readonly stats: NetworkStats;
-  readonly #listeners = new Set<BatchListener>();
+  readonly #listeners = new Set<PatientListener>();
   readonly #listenings = new Set<Listening>();
   #isGivenUp = false;
 
@@ -55,31 +58,44 @@ export abstract class NetworkBase implements Network {
       };
       const frames = new PlainFrames(onFrame, onFault, frameBytesMax);
       const listening = { frames, end: resolve };
-      const stop = this.listenBatch((batch) => frames.deliver(batch));
+      const stop = this.addListener((batch) => frames.deliver(batch));
       this.#listenings.add(listening);
     });
   }
 
   listenBatch(onBatch: BatchListener): () => void {
-    // Each call is a listener of its own, also with a function that listens already.
-    const listener: BatchListener = (batch) => onBatch(batch);
+    return this.addListener((batch) => {
+      onBatch(batch);
+      return undefined;
+    });
+  }
+
+  /** Has a listener hear all batches from now on; what it returns ends that. */
+  protected addListener(listener: PatientListener): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  /** Whether anybody would get a batch. */
-  protected get hasListeners(): boolean {
-    return this.#listeners.size > 0;
-  }
-
-  /** Hands a batch to everybody who listens, until one of them has the NIC given up. */
-  protected deliver(batch: FrameBatch): void {
-    for (const listener of this.#listeners) listener(batch);
+  /**
+   * Hands a batch to everybody who listens, until one of them has the NIC given up. What it returns
+   * resolves when all are done with it; undefined when they are.
+   */
+  protected deliver(batch: FrameBatch): Promise<unknown> | undefined {
+    let calls: Promise<unknown>[] | undefined;
+    for (const listener of this.#listeners) {
+      const call = listener(batch);
+      if (call === undefined) continue;
+      calls ??= [];
+      calls.push(call);
+    }
+    return calls === undefined ? undefined : Promise.all(calls);
   }
 
   /** Calls of async listeners that have not come to their end. */
-  protected callsUnderWay(): Promise<unknown>[] {
-    return [...this.#listenings].flatMap(({ frames }) => [...frames.callsUnderWay]);
+  protected get callsUnderWay(): number {
+    let calls = 0;
+    for (const { frames } of this.#listenings) calls += frames.callsUnderWay;
+    return calls;
   }
 
   /** Nobody hears anything from now on, and those who listened are told. */

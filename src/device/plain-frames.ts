@@ -13,7 +13,9 @@ export class PlainFrames {
   readonly #onFault: (error: unknown) => void;
   readonly #frameBytesMax: () => number;
   readonly #segmenter = new Segmenter();
-  readonly #underWay = new Set<Promise<unknown>>();
+  #callsUnderWay = 0;
+  /** The calls of an async listener that the batch at hand led to. */
+  #calls: Promise<unknown>[] = [];
   #isFaulty = false;
 
   /**
@@ -31,11 +33,15 @@ export class PlainFrames {
   }
 
   /** Calls of an async listener that have not come to their end. */
-  get callsUnderWay(): ReadonlySet<Promise<unknown>> {
-    return this.#underWay;
+  get callsUnderWay(): number {
+    return this.#callsUnderWay;
   }
 
-  deliver(batch: FrameBatch): void {
+  /**
+   * Calls the listener for every frame. What it returns resolves when the last of these calls has
+   * come to its end, and never rejects; undefined when all have.
+   */
+  deliver(batch: FrameBatch): Promise<unknown> | undefined {
     for (let index = 0; index < batch.count && !this.#isFaulty; index += 1) {
       const offset = batch.offset(index);
       const length = batch.length(index);
@@ -48,6 +54,8 @@ export class PlainFrames {
       if ((flags & CHECKSUM_BLANK) !== 0) completeChecksum(frame, 0, length);
       this.#give(frame);
     }
+    if (this.#calls.length === 0) return undefined;
+    return Promise.all(this.#calls.splice(0));
   }
 
   /** Hands the segments of a frame on; false when it has none. */
@@ -74,10 +82,13 @@ export class PlainFrames {
   }
 
   #follow(call: Promise<unknown>): void {
+    this.#callsUnderWay += 1;
     const end = call
       .catch((error: unknown) => this.#fail(error))
-      .finally(() => this.#underWay.delete(end));
-    this.#underWay.add(end);
+      .finally(() => {
+        this.#callsUnderWay -= 1;
+      });
+    this.#calls.push(end);
   }
 
   #fail(error: unknown): void {

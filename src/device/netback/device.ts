@@ -228,7 +228,7 @@ export class NetbackDevice extends NetworkBase {
 
   #fromGuest(batch: FrameBatch): void {
     if (this.#observers.size > 0) this.#observe(batch);
-    this.deliver(batch);
+    void this.deliver(batch);
   }
 
   /** A bucket that is as wanted stays, with what is in it. */

@@ -266,7 +266,7 @@ export class TapDevice extends NetworkBase {
   #handOn(batch: FrameBatch): void {
     this.#counters.rx.count(batch.count, batch.totalBytes);
     batch.timeNs = frameTimeNs();
-    this.deliver(batch);
+    void this.deliver(batch);
   }
 
   /** The interface was deleted: its file stays ours, and is good for nothing. */
