@@ -4,6 +4,7 @@
  * the calls of its listeners.
  */
 import { DisconnectedError } from '../errors.js';
+import { CopiedFrames } from './copied-frames.js';
 import type { FrameBatch } from './frame-batch.js';
 import type {
   BatchListener,
@@ -14,7 +15,6 @@ import type {
   Network,
   NetworkStats,
 } from './network.js';
-import { PlainFrames } from './plain-frames.js';
 import { fillFrame } from './single-frame.js';
 
 /** Takes a batch; a promise that it returns resolves, never rejects, when it is done with it all. */
@@ -22,7 +22,7 @@ export type PatientListener = (batch: FrameBatch) => Promise<unknown> | undefine
 
 /** A call of `listen` that goes on. */
 interface Listening {
-  readonly frames: PlainFrames;
+  readonly frames: CopiedFrames;
   readonly end: () => void;
 }
 
@@ -50,13 +50,12 @@ export abstract class NetworkBase implements Network {
   async listen(onFrame: FrameListener, { headerSize }: ListenOptions = {}): Promise<void> {
     this.checkNotGivenUp();
     await new Promise<void>((resolve, reject) => {
-      const frameBytesMax = headerSize === undefined ? undefined : () => headerSize + this.mtu;
       const onFault = (error: unknown) => {
         stop();
         this.#listenings.delete(listening);
         reject(error);
       };
-      const frames = new PlainFrames(onFrame, onFault, frameBytesMax);
+      const frames = new CopiedFrames(onFrame, onFault, () => this.mtu, headerSize);
       const listening = { frames, end: resolve };
       const stop = this.addListener((batch) => frames.deliver(batch));
       this.#listenings.add(listening);

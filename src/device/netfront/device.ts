@@ -10,18 +10,18 @@ import { DisconnectedError } from '../../errors.js';
 import type { Xen } from '../../xen/xen.js';
 import type { FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics } from '../metrics.js';
-import { type BatchListener, type Network, type NetworkStats, WriteOutcome } from '../network.js';
-import { stageFrame } from '../single-frame.js';
+import { type NetworkStats, WriteOutcome } from '../network.js';
+import { NetworkBase, type PatientListener } from '../network-base.js';
+import { frameTooLong, stageFrame } from '../single-frame.js';
 import type { ControlRing } from './control-ring.js';
 import type { NetfrontFeatures } from './handshake.js';
 import { Lifecycle, type NetfrontFault } from './lifecycle.js';
 import { Listeners } from './listeners.js';
 import { MulticastAddresses } from './multicast.js';
 import { type NetfrontOptions, withDefaults } from './options.js';
-import { frameTooLong, PendingWrites } from './pending-writes.js';
-import { type FrameListener, PlainFrames } from './plain-frames.js';
+import { PendingWrites } from './pending-writes.js';
 
-export class NetfrontDevice implements Network {
+export class NetfrontDevice extends NetworkBase {
   readonly handle: number;
   readonly metrics = new DeviceMetrics();
   readonly #listeners: Listeners;
@@ -31,6 +31,7 @@ export class NetfrontDevice implements Network {
   #ending: Promise<void> | undefined;
 
   private constructor(xen: Xen, handle: number, options: NetfrontOptions, logger: Logger) {
+    super();
     this.handle = handle;
     this.#listeners = new Listeners(xen.memory, logger, () => this.metrics.unconnected.rx);
     const settings = withDefaults(options);
@@ -88,7 +89,7 @@ export class NetfrontDevice implements Network {
     return this.#lifecycle.fault;
   }
 
-  /** How often a listener threw. */
+  /** How often a listener of batches threw. */
   get listenerFaults(): number {
     return this.#listeners.faults;
   }
@@ -122,16 +123,12 @@ export class NetfrontDevice implements Network {
     this.metrics.reset();
   }
 
-  async write(frame: Uint8Array): Promise<void> {
-    await this.writev([frame]);
-  }
-
   /**
    * Waits for the backend and for room on the ring; then the frame is on the ring.
    * @throws DisconnectedError, InvalidArgumentError; ResourceExhaustedError when too many wait.
    */
   async writev(parts: readonly Uint8Array[]): Promise<void> {
-    this.#checkNotGivenUp();
+    this.checkNotGivenUp();
     const staged = stageFrame(this.#lifecycle.xen.memory, parts);
     try {
       const outcome =
@@ -160,17 +157,6 @@ export class NetfrontDevice implements Network {
     }
   }
 
-  /** As Network says; frames are whole for who knows of no offloads. `onFrame` may be async. */
-  listen(onFrame: FrameListener): void {
-    const plain = new PlainFrames(onFrame, (error) => this.#listeners.reportFault(error));
-    this.listenBatch((batch) => plain.deliver(batch));
-  }
-
-  /** As Network says; frames that came before the first listener are given to it, soon. */
-  listenBatch(onBatch: BatchListener): () => void {
-    return this.#listeners.add(onBatch);
-  }
-
   /**
    * Asks for frames to a multicast address, or no longer for them. Returns whether the backend took
    * it; one that does not filter, or is not connected yet, does.
@@ -185,7 +171,7 @@ export class NetfrontDevice implements Network {
    * it. Returns when the first step is done.
    */
   async reconnect(): Promise<void> {
-    this.#checkNotGivenUp();
+    this.checkNotGivenUp();
     await this.#lifecycle.reopen();
   }
 
@@ -195,7 +181,7 @@ export class NetfrontDevice implements Network {
    * listeners and writes that wait stay; frames that nobody listened to yet go.
    */
   async resume(xen: Xen = this.#lifecycle.xen): Promise<void> {
-    this.#checkNotGivenUp();
+    this.checkNotGivenUp();
     await this.#lifecycle.resume(xen);
   }
 
@@ -212,6 +198,12 @@ export class NetfrontDevice implements Network {
     this.#pending.rejectAll(new DisconnectedError(`vif ${this.handle} was disconnected.`));
     await this.#lifecycle.end(skipClosing);
     this.#listeners.close();
+    this.endListening();
+  }
+
+  /** Frames that came before the first listener are given to it, soon. */
+  protected override addListener(listener: PatientListener): () => void {
+    return this.#listeners.add((batch) => void listener(batch));
   }
 
   #onWritable(): void {
@@ -243,7 +235,7 @@ export class NetfrontDevice implements Network {
     }
   }
 
-  #checkNotGivenUp(): void {
+  protected override checkNotGivenUp(): void {
     if (this.#ending === undefined) return;
     throw new DisconnectedError(`vif ${this.handle} was disconnected.`);
   }

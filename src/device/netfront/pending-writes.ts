@@ -3,12 +3,9 @@
  * the order in which they were written, and a write never overtakes one that waits. They wait on
  * our own heap, not in memory for Xen, so that a resume on another Xen loses none.
  */
-import {
-  type DisconnectedError,
-  InvalidArgumentError,
-  ResourceExhaustedError,
-} from '../../errors.js';
+import { type DisconnectedError, ResourceExhaustedError } from '../../errors.js';
 import { WriteOutcome } from '../network.js';
+import { frameTooLong } from '../single-frame.js';
 
 const FRAMES_MAX = 8192;
 const BYTES_MAX = 16 * 1024 * 1024;
@@ -90,9 +87,4 @@ export class PendingWrites {
     this.#writes = this.#writes.slice(this.#done);
     this.#done = 0;
   }
-}
-
-/** What the writer of a frame hears that the backend can take at no time. */
-export function frameTooLong(): InvalidArgumentError {
-  return new InvalidArgumentError('FRAME_TOO_LONG', 'frame', 'The backend takes no such frame.');
 }

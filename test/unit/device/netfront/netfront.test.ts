@@ -98,7 +98,7 @@ describe('several queues', () => {
       seen.set(port, (seen.get(port) ?? 0) + 1);
       received += 1;
     };
-    device.listen(check);
+    void device.listen(check);
     for (let count = 0; count < 4000; count += 1) {
       const port = 1000 + random.below(40);
       await guest.device.write(numbered(port, next.get(port) ?? 0));
@@ -114,7 +114,7 @@ describe('several queues', () => {
 
     seen.clear();
     received = 0;
-    guest.device.listen(check);
+    void guest.device.listen(check);
     for (let count = 0; count < 400; count += 1) {
       await device.write(numbered(2000 + (count % 40), Math.floor(count / 40)));
     }

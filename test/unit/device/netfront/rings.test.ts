@@ -393,7 +393,7 @@ describe('receiving', () => {
   test('who listens for plain frames gets whole checksums and segments', async () => {
     stage = await Stage.connected();
     const received: Uint8Array[] = [];
-    stage.device.listen((frame) => received.push(frame));
+    void stage.device.listen((frame) => received.push(frame));
     const payload = randomBytes(3000);
     const frame = blankTcpFrame({ payload });
     const small = blankTcpFrame({ payload: payload.subarray(0, 6) });
@@ -437,20 +437,31 @@ describe('receiving', () => {
     stage.device.listenBatch(() => {
       throw new Error('a listener at fault');
     });
-    stage.device.listen(() => {
+    const another = stage.device.listen(() => {
       heard += 1;
       throw new Error('another');
     });
-    stage.device.listen(async () => {
+    const slowOne = stage.device.listen(async () => {
       await Promise.reject(new Error('and a slow one'));
+    });
+    const told = Promise.all([
+      expect(another).rejects.toThrow('another'),
+      expect(slowOne).rejects.toThrow('and a slow one'),
+    ]);
+    let others = 0;
+    void stage.device.listen(() => {
+      others += 1;
     });
     for (let index = 0; index < 3; index += 1) {
       stage.backend.fill(stage.queue, new Uint8Array(60));
     }
     stage.backend.pushRx(stage.queue);
-    await until('all is counted', () => stage.device.listenerFaults === 7);
-    expect(heard).toBe(3);
-    expect(lines.length).toBe(3);
+    await until('the others hear all', () => others === 3);
+    await told;
+    // Who is told hears no more. A listener of batches cannot be told, and was given one batch.
+    expect(heard).toBe(1);
+    expect(stage.device.listenerFaults).toBe(1);
+    expect(lines.length).toBe(1);
     expect(stage.device.connected).toBe(true);
     await stage.device.write(new Uint8Array(60));
   });

@@ -8,10 +8,11 @@ import { Segmenter, segmentBytesMax } from '../wire/segmentation.js';
 import { CHECKSUM_BLANK, type FrameBatch, gsoSizeOf, gsoTypeOf } from './frame-batch.js';
 import type { FrameListener } from './network.js';
 
-export class PlainFrames {
+export class CopiedFrames {
   readonly #onFrame: FrameListener;
   readonly #onFault: (error: unknown) => void;
-  readonly #frameBytesMax: () => number;
+  readonly #mtu: () => number;
+  readonly #headerSize: number;
   readonly #segmenter = new Segmenter();
   #callsUnderWay = 0;
   /** The calls of an async listener that the batch at hand led to. */
@@ -20,16 +21,19 @@ export class PlainFrames {
 
   /**
    * `onFault` is told, once, what `onFrame` throws, at once or later; nothing is delivered after
-   * that. Frames longer than `frameBytesMax` says are left out.
+   * that. Frames are cut to packets of at most `mtu()` bytes; those that were not to be cut and are
+   * longer than `headerSize` and the MTU are left out.
    */
   constructor(
     onFrame: FrameListener,
     onFault: (error: unknown) => void,
-    frameBytesMax: () => number = () => Number.POSITIVE_INFINITY,
+    mtu: () => number,
+    headerSize = Number.POSITIVE_INFINITY,
   ) {
     this.#onFrame = onFrame;
     this.#onFault = onFault;
-    this.#frameBytesMax = frameBytesMax;
+    this.#mtu = mtu;
+    this.#headerSize = headerSize;
   }
 
   /** Calls of an async listener that have not come to their end. */
@@ -60,7 +64,7 @@ export class PlainFrames {
 
   /** Hands the segments of a frame on; false when it has none. */
   #cut(bytes: Uint8Array, offset: number, length: number, size: number): boolean {
-    const count = this.#segmenter.begin(bytes, offset, length, size);
+    const count = this.#segmenter.begin(bytes, offset, length, size, this.#mtu());
     // All are cut before the first is handed on: a listener may have the next batch delivered.
     const segments: Uint8Array[] = [];
     for (let segment = 0; segment < count; segment += 1) {
@@ -72,7 +76,7 @@ export class PlainFrames {
   }
 
   #give(frame: Uint8Array): void {
-    if (this.#isFaulty || frame.length > this.#frameBytesMax()) return;
+    if (this.#isFaulty || frame.length > this.#headerSize + this.#mtu()) return;
     try {
       const result = this.#onFrame(frame);
       if (result instanceof Promise) this.#follow(result);
