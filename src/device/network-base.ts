@@ -76,16 +76,28 @@ export abstract class NetworkBase implements Network {
   }
 
   /**
+   * A listener threw. Here it is the caller's of `deliver`; a NIC whose caller cannot help it says
+   * otherwise, and then the other listeners get their batch.
+   */
+  protected listenerFailed(error: unknown): void {
+    throw error;
+  }
+
+  /**
    * Hands a batch to everybody who listens, until one of them has the NIC given up. What it returns
    * resolves when all are done with it; undefined when they are.
    */
   protected deliver(batch: FrameBatch): Promise<unknown> | undefined {
     let calls: Promise<unknown>[] | undefined;
     for (const listener of this.#listeners) {
-      const call = listener(batch);
-      if (call === undefined) continue;
-      calls ??= [];
-      calls.push(call);
+      try {
+        const call = listener(batch);
+        if (call === undefined) continue;
+        calls ??= [];
+        calls.push(call);
+      } catch (error) {
+        this.listenerFailed(error);
+      }
     }
     return calls === undefined ? undefined : Promise.all(calls);
   }

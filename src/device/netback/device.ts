@@ -38,7 +38,13 @@ export class NetbackDevice extends NetworkBase {
   readonly #lifecycle: VifLifecycle;
   readonly #observers = new Set<BatchListener>();
   readonly #observe: BatchListener = (batch) => {
-    for (const observer of this.#observers) observer(batch);
+    for (const observer of this.#observers) {
+      try {
+        observer(batch);
+      } catch (error) {
+        this.listenerFailed(error);
+      }
+    }
   };
   #connection: Connection | undefined;
   #bucket: TokenBucket | undefined;
@@ -229,6 +235,11 @@ export class NetbackDevice extends NetworkBase {
   #fromGuest(batch: FrameBatch): void {
     if (this.#observers.size > 0) this.#observe(batch);
     void this.deliver(batch);
+  }
+
+  /** Whose frames they are has done nothing wrong: the guest's vif goes on. */
+  protected override listenerFailed(error: unknown): void {
+    this.#context.logger.error({ vif: this.name, error }, 'a listener failed');
   }
 
   /** A bucket that is as wanted stays, with what is in it. */

@@ -379,3 +379,21 @@ test('a vif that the toolstack has not set up right is not offered, until it is'
   await scene.expectAlive();
   expect(scene.device.mtu).toBe(9000);
 });
+
+test('a listener that throws costs neither the guest nor who else listens', async () => {
+  await open();
+  scene.device.listenBatch(() => {
+    throw new Error('a listener of ours is broken');
+  });
+  const end = scene.device.observeBatch(() => {
+    throw new Error('an observer of ours is broken');
+  });
+  let heard = 0;
+  scene.device.listenBatch((batch) => {
+    heard += batch.count;
+  });
+  await scene.expectAlive();
+  expect(heard).toBe(1);
+  expect(scene.device.status.phase).toBe('connected');
+  end();
+});

@@ -44,8 +44,8 @@ describe('netfront and netback', () => {
       if (next === undefined || Buffer.compare(next, frame) !== 0) wrong += 1;
       received += 1;
     };
-    backend.listen(check);
-    device.listen(check);
+    void backend.listen(check);
+    void device.listen(check);
     for (const from of [device, backend]) {
       expected.clear();
       received = 0;
