@@ -168,14 +168,12 @@ export class TxModel {
     if (headBytes < 14) return refuse('too short');
     if (head.offset + headBytes > PAGE) throw new Kill('HEAD_CROSSES_PAGE');
 
-    const parts: Uint8Array[] = [];
-    for (const { gref, offset, size } of [{ ...head, size: headBytes }, ...fragments]) {
-      if (size === 0) continue;
-      const part = this.#readGrant(gref, offset, size);
-      if (part === undefined) return refuse('bad grant');
-      parts.push(part);
-    }
-    const bytes = concat(parts);
+    const pieces = [{ ...head, size: headBytes }, ...fragments].filter(({ size }) => size > 0);
+    // All are read, whatever becomes of the first: that is what a batch of copies does.
+    const parts = pieces.map(({ gref, offset, size }) => this.#readGrant(gref, offset, size));
+    const whole = parts.filter((part) => part !== undefined);
+    if (whole.length < parts.length) return refuse('bad grant');
+    const bytes = concat(whole);
     // What is to be cut into segments has no checksum that could be right.
     const checksumBlank = hasGso || (head.flags & CSUM_BLANK) !== 0;
     const validated = checksumBlank || (head.flags & DATA_VALIDATED) !== 0;

@@ -349,6 +349,7 @@ function makeBuffer(world: World, grant: GrantKind, seed: number) {
   const page = guest.domain.raw.allocatePage();
   for (let index = 0; index < PAGE; index += 1) page.bytes[index] = 0xa0 ^ (seed + index);
   const ref = guest.grant(page, grant === 'read' ? 'read' : 'write', grant === 'foreign' ? 7 : 0);
+  if (ref % 4 === 0) world.guardMemory();
   return { page, ref, grant, expected: page.bytes.slice() };
 }
 

@@ -44,7 +44,8 @@ export function generateTxCase(random: SeededRandom, leaning: TxLeaning): TxCase
     waiting = burst.notify === 'late' ? waiting + burst.slots.length : 0;
   }
   const start = pick(random, [0, 0, 0xffffff80, 0xffffffff, 0x7fffff80, random.u32()]);
-  return { start, split: once(random, 2), rewrites: once(random, 3), pages, bursts };
+  const copyFaults = once(random, 6) ? 2 + random.below(40) : 0;
+  return { start, split: once(random, 2), rewrites: once(random, 3), copyFaults, pages, bursts };
 }
 
 function addSource(random: SeededRandom, pages: TxPageSpec[]): Source {

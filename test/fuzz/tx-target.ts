@@ -40,6 +40,8 @@ export interface TxCase {
   readonly split: boolean;
   /** Slots are rewritten as soon as they were read. */
   readonly rewrites?: boolean;
+  /** Every so many copies fail for a reason of Xen's own; 0 for none. */
+  readonly copyFaults?: number;
   readonly pages: readonly TxPageSpec[];
   readonly bursts: readonly TxBurst[];
 }
@@ -98,6 +100,8 @@ class TxRun {
   readonly #pages: readonly GuestPage[];
   readonly #model: TxModel;
   readonly #rewrites: boolean;
+  readonly #copyFaults: number;
+  #copies = 0;
   /** The ring page as the backend must leave it. */
   readonly #expected: Uint8Array;
   /** Requests written and not answered yet, by index. */
@@ -108,8 +112,10 @@ class TxRun {
   #owed = false;
   #refused = new Map<string, number>();
 
-  constructor(world: World, { pages, rewrites, start }: TxCase) {
+  constructor(world: World, { copyFaults = 0, pages, rewrites, start }: TxCase) {
     this.#world = world;
+    this.#copyFaults = copyFaults;
+    world.machine.hypervisor.failEvery(copyFaults === 0 ? {} : { grantCopy: copyFaults });
     this.#rewrites = rewrites === true;
     this.#queue = world.guest.queue;
     this.#pages = pages.map((spec) => makePage(world, spec));
@@ -151,6 +157,7 @@ class TxRun {
       this.#queue.txChannel.notify();
       await this.#compare(() => undefined);
     }
+    world.machine.hypervisor.failEvery({});
     const drops = [...world.drops('tx').values()].reduce((sum, packets) => sum + packets, 0);
     const refused = [...this.#refused.values()].reduce((sum, packets) => sum + packets, 0);
     expectSame('packets that were dropped', drops, refused);
@@ -286,6 +293,8 @@ class TxRun {
     if (found === undefined || found.grant === 'foreign' || found.grant === 'revoked') {
       return undefined;
     }
+    this.#copies += 1;
+    if (this.#copyFaults > 0 && this.#copies % this.#copyFaults === 0) return undefined;
     return found.page.bytes.slice(offset, offset + length);
   }
 }
@@ -297,6 +306,7 @@ function makePage(world: World, { grant, frame, from }: TxPageSpec): GuestPage {
   page.bytes.set(composeFrame(frame).subarray(from, from + PAGE));
   const ref = guest.grant(page, grant === 'read' ? 'read' : 'write', grant === 'foreign' ? 7 : 0);
   world.guard('a page that was sent from', page);
+  if (ref % 4 === 0) world.guardMemory();
   return { page, ref, grant };
 }
 
@@ -311,4 +321,5 @@ function* smallerTxCases(fuzzCase: TxCase): Iterable<TxCase> {
   if (fuzzCase.start !== 0) yield { ...fuzzCase, start: 0 };
   if (fuzzCase.split) yield { ...fuzzCase, split: false };
   if (fuzzCase.rewrites) yield { ...fuzzCase, rewrites: false };
+  if (fuzzCase.copyFaults) yield { ...fuzzCase, copyFaults: 0 };
 }

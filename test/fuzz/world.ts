@@ -25,6 +25,7 @@ export class World {
   readonly machine: Machine;
   readonly guest: HostileGuest;
   readonly taken: TakenFrame[] = [];
+  readonly #ungranted: Page[] = [];
   #guards: { page: Page; copy: Uint8Array; what: string }[] = [];
 
   private constructor(machine: Machine, guest: HostileGuest) {
@@ -73,7 +74,9 @@ export class World {
   async connect(options: HandshakeOptions): Promise<void> {
     this.taken.length = 0;
     this.device.resetStats();
+    this.guardMemory();
     await this.guest.shake(options);
+    this.guardMemory();
     await spin('the guest connects', () => {
       if (this.killed !== undefined) throw new Error(`The connect was refused: ${this.killed}.`);
       return this.connected;
@@ -89,6 +92,7 @@ export class World {
     this.checkNothingHeld();
     this.checkGuards();
     this.#guards = [];
+    for (const page of this.#ungranted.splice(0)) guest.domain.raw.freePage(page);
     guest.forget();
     const bytes = machine.xen.memory.allocatedBytes;
     await guest.setState('1');
@@ -110,9 +114,12 @@ export class World {
     this.#guards.push({ page, copy: page.bytes.slice(), what });
   }
 
-  /** What the guest itself changes is not the backend's doing. */
-  unguard(page: Page): void {
-    this.#guards = this.#guards.filter((guard) => guard.page !== page);
+  /** Puts a page that is granted to nobody into the guest's memory, behind what it has there. */
+  guardMemory(): void {
+    const page = this.guest.domain.raw.allocatePage();
+    for (let index = 0; index < PAGE; index += 1) page.bytes[index] = 0xc3 ^ index;
+    this.#ungranted.push(page);
+    this.guard('a page that is granted to nobody', page);
   }
 
   checkGuards(): void {
