@@ -1,8 +1,20 @@
 import { randomBytes } from 'node:crypto';
-import { describe, expect } from 'vitest';
+import { describe, expect, onTestFinished, vi } from 'vitest';
+import { silent } from '../support/machine.js';
 import { chain, expectAnswered, expectKill, times, udpFrame } from './packets.js';
 import { hostile } from './scene.js';
 import { CSUM_BLANK, DROPPED, ERROR, MORE_DATA, OKAY, txRequest } from './slots.js';
+
+/** Counts what the daemon logs from now on, at a level that is on by default. */
+function logLines(): { count: () => number } {
+  const spies = (['info', 'warn', 'error', 'fatal'] as const).map((level) => {
+    return vi.spyOn(silent, level);
+  });
+  onTestFinished(() => {
+    for (const spy of spies) spy.mockRestore();
+  });
+  return { count: () => spies.reduce((sum, spy) => sum + spy.mock.calls.length, 0) };
+}
 
 describe('packets that stop the vif', () => {
   for (const [offset, size] of [
@@ -67,6 +79,26 @@ describe('packets that stop the vif', () => {
     });
   }
 
+  hostile(
+    'case 14: a guest that is stopped again and again does not fill the log',
+    async (scene) => {
+      const { guest } = scene;
+      const { ref } = guest.page(randomBytes(60));
+      const broken = txRequest({ gref: ref, size: 60, flags: MORE_DATA });
+      const lines = logLines();
+      const rounds = 60;
+      for (let round = 0; round < rounds; round += 1) {
+        guest.queue.send([broken]);
+        await scene.expectKilled('CHAIN_TRUNCATED');
+        await scene.startOver();
+        await scene.connect();
+      }
+      // It is said, but not each time.
+      expect(lines.count()).toBeGreaterThan(0);
+      expect(lines.count()).toBeLessThan(rounds);
+    },
+  );
+
   hostile('case 14: what stands before the fault is answered and handed on', async (scene) => {
     const { guest } = scene;
     const content = randomBytes(60);
@@ -94,6 +126,17 @@ describe('packets that are refused', () => {
       await scene.expectAlive();
     });
   }
+
+  hostile('case 7: ten thousand refused packets write nothing to the log', async (scene) => {
+    const { guest } = scene;
+    const lines = logLines();
+    for (let round = 0; round < 40; round += 1) {
+      guest.queue.send(times(256, txRequest({ gref: 0xffff, size: round % 2 === 0 ? 60 : 3 })));
+      await guest.queue.answers(256);
+    }
+    expect(scene.dropped('tx', 'TOO_SHORT') + scene.dropped('tx', 'BAD_GRANT')).toBe(40 * 256);
+    expect(lines.count()).toBe(0);
+  });
 
   for (const head of [0, 13]) {
     hostile(`case 7: a first slot of ${head} bytes before its fragments`, async (scene) => {
