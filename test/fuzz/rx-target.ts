@@ -54,7 +54,7 @@ export interface RxCase {
 
 const RING = 256;
 const STAGING = 640 * 1024;
-/** So much of the queue is left free for frames that are cut, of which all parts must fit. */
+/** So many bytes wait at most before a frame that is cut, so that its parts have room. */
 const ROOM_FOR_SEGMENTS = 256 * 1024;
 
 export function rxTarget(generate: Target<World, RxCase>['generate']): Target<World, RxCase> {
@@ -250,9 +250,10 @@ class RxRun {
     }
     if (fate === 'segmented') {
       const all = segmentCount(frame);
-      this.#dropped += all - frames.length;
-      expectSame('the outcome of a frame that is cut', outcome === 1, frames.length === all);
-      for (const part of frames) this.#enqueue(part);
+      let kept = 0;
+      for (const part of frames) kept += this.#enqueueSegment(part, count) ? 1 : 0;
+      this.#dropped += all - kept;
+      expectSame('the outcome of a frame that is cut', outcome === 1, kept === all);
       return;
     }
     const [only] = frames;
@@ -268,6 +269,18 @@ class RxRun {
     expectSame('the outcome of a frame', outcome, WriteOutcome.accepted);
     this.#enqueue(only);
     if (!isReady) count('waits');
+  }
+
+  /** Segments are short and the queue has bytes enough for them; it may have too many frames. */
+  #enqueueSegment(part: RxFrame, count: Count): boolean {
+    const model = this.#model;
+    const isReady = model.queue.length === 0 && model.canTake(part);
+    if (!isReady && model.fullness(part).mustRefuse) {
+      count('queue full');
+      return false;
+    }
+    this.#enqueue(part);
+    return true;
   }
 
   #enqueue(frame: RxFrame): void {
