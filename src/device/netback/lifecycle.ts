@@ -7,6 +7,7 @@ import { ProtocolError, XenvifError } from '../../errors.js';
 import type { StoreWatch } from '../../xen/xen.js';
 import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
+import { LogLimit } from '../log-limit.js';
 import type { NetbackContext } from './context.js';
 import {
   advertise,
@@ -83,6 +84,8 @@ export class VifLifecycle {
     (error) =>
       this.#context.logger.warn({ vif: this.#name, error }, 'could not follow multicast control'),
   );
+  /** A guest decides how often these are due. */
+  readonly #log = new LogLimit();
   #watch: StoreWatch | undefined;
   #multicastWatch: StoreWatch | undefined;
   #failedLooks = 0;
@@ -142,9 +145,9 @@ export class VifLifecycle {
       code: known ? error.code : 'INTERNAL',
       message: known ? error.message : 'The device stopped for an internal error.',
     };
-    this.#context.logger.error(
-      { vif: this.#name, reason: this.#fault.code, error },
-      'stopped a vif',
+    const reason = this.#fault.code;
+    this.#log.line((suppressed) =>
+      this.#context.logger.error({ vif: this.#name, reason, suppressed, error }, 'stopped a vif'),
     );
     void this.#reportFault(this.#fault);
   }
@@ -161,7 +164,12 @@ export class VifLifecycle {
    * of its own may pass, so it is asked some more times, at growing distances.
    */
   #onLookFailed(error: unknown): void {
-    this.#context.logger.warn({ vif: this.#name, error }, 'could not follow the state of a vif');
+    this.#log.line((suppressed) =>
+      this.#context.logger.warn(
+        { vif: this.#name, suppressed, error },
+        'could not follow the state of a vif',
+      ),
+    );
     if (this.#stopped) return;
     if (this.#failedLooks >= LOOK_RETRIES_MAX) {
       const code = error instanceof XenvifError ? error.code : 'INTERNAL';
@@ -225,7 +233,9 @@ export class VifLifecycle {
       if (!(error instanceof ProtocolError)) throw error;
       const { code, message } = error;
       if (this.#complaint?.code !== code) {
-        logger.error({ vif: this.#name, reason: code }, message);
+        this.#log.line((suppressed) =>
+          logger.error({ vif: this.#name, reason: code, suppressed }, message),
+        );
         await writeError(xen.store, this.#paths, `${code}: ${message}`);
       }
       this.#complaint = { code, message };
@@ -246,7 +256,9 @@ export class VifLifecycle {
       if (this.#stopped) return false;
       this.#hooks.connect(parameters, adopted);
       this.status = { ...this.status, connects: this.status.connects + 1 };
-      logger.info({ vif: this.#name, adopted, ...parameters }, 'connected');
+      this.#log.line((suppressed) =>
+        logger.info({ vif: this.#name, adopted, suppressed, ...parameters }, 'connected'),
+      );
       await this.#watchMulticast();
       return true;
     } catch (error) {
