@@ -4,7 +4,7 @@
  */
 
 /** Where a frame was dropped. */
-export type DropStage = 'tx-ring' | 'tx-queue' | 'rx-queue' | 'rx-ring';
+export type DropStage = 'tx-ring' | 'tx-queue' | 'switch' | 'rx-queue' | 'rx-ring';
 
 export class FrameCounters {
   packets = 0;
