@@ -3,7 +3,7 @@
  * process, beside two limits measured in the same run: a C program that makes the memory copies, and
  * a plain Node TCP stream of the same bytes. The three alternate, round by round; the table has the
  * medians and the spread, and the ratios are of medians. Absolute figures drift with the machine;
- * ratios hold.
+ * ratios hold. After that the switch, beside the plainest hub.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -11,6 +11,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { switchingRows, switchingTable } from './switching-rows.js';
 
 const SIZES = [64, 1514];
 const here = fileURLToPath(new URL('.', import.meta.url));
@@ -111,9 +112,12 @@ async function main(): Promise<void> {
     rows.push({ size, series: [ours, tcp, c] });
   }
   rmSync(directory, { recursive: true });
-  const text = table(rows);
+  const switching = await switchingRows(here, SIZES, rounds, seconds, output);
+  const text = `${table(rows)}\n\n${switchingTable(switching, median)}`;
   console.log(text);
-  if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(rows, null, 2)}\n`);
+  if (values.json !== undefined) {
+    writeFileSync(values.json, `${JSON.stringify({ rows, switching }, null, 2)}\n`);
+  }
   if (values.write) writeFileSync(join(sources, 'RESULTS.md'), report(text, rounds, seconds));
 }
 

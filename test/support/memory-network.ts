@@ -8,13 +8,9 @@ import {
   FRAME_BYTES_MAX,
   FrameBatch,
 } from '../../src/device/frame-batch.js';
-import {
-  type BatchListener,
-  type Network,
-  type NetworkStats,
-  WriteOutcome,
-} from '../../src/device/network.js';
-import { copyFrames, stageFrame } from '../../src/device/single-frame.js';
+import { type NetworkStats, WriteOutcome } from '../../src/device/network.js';
+import { NetworkBase, type PatientListener } from '../../src/device/network-base.js';
+import { writeStaged } from '../../src/device/single-frame.js';
 import type { LocalMemory } from '../../src/xen/local-memory.js';
 
 export interface ReceivedFrame {
@@ -22,7 +18,7 @@ export interface ReceivedFrame {
   readonly flags: number;
 }
 
-export class MemoryNetwork implements Network {
+export class MemoryNetwork extends NetworkBase {
   readonly mac = '02:00:00:00:00:00';
   readonly mtu = FRAME_BYTES_MAX - 14;
   readonly stats: NetworkStats = { rxBytes: 0n, rxPackets: 0n, txBytes: 0n, txPackets: 0n };
@@ -36,14 +32,15 @@ export class MemoryNetwork implements Network {
   /** Completes blank checksums in place, as a netback does for a guest that cannot. */
   completesChecksums = false;
   readonly #memory: LocalMemory;
-  readonly #listeners = new Set<BatchListener>();
+  #listenerCount = 0;
 
   constructor(memory: LocalMemory) {
+    super();
     this.#memory = memory;
   }
 
   get isListenedTo(): boolean {
-    return this.#listeners.size > 0;
+    return this.#listenerCount > 0;
   }
 
   /** Sends frames as one batch; `flags` holds for all of them. Returns what is known of them after. */
@@ -58,7 +55,7 @@ export class MemoryNetwork implements Network {
       offset += frame.length;
     }
     try {
-      this.deliver(batch);
+      this.carry(batch);
       return Array.from(batch.flags);
     } finally {
       region.free();
@@ -66,8 +63,8 @@ export class MemoryNetwork implements Network {
   }
 
   /** Hands a batch to the listeners as it is. */
-  deliver(batch: FrameBatch): void {
-    for (const listener of this.#listeners) listener(batch);
+  carry(batch: FrameBatch): void {
+    void this.deliver(batch);
   }
 
   /** What was received since the last call. */
@@ -91,30 +88,24 @@ export class MemoryNetwork implements Network {
     return accepted;
   }
 
-  async write(frame: Uint8Array): Promise<void> {
-    await this.writev([frame]);
-  }
-
   async writev(parts: readonly Uint8Array[]): Promise<void> {
-    const staged = stageFrame(this.#memory, parts);
-    this.writeBatch(staged.batch);
-    staged.free();
-  }
-
-  listen(onFrame: (frame: Uint8Array) => void): void {
-    this.listenBatch((batch) => copyFrames(batch, onFrame));
-  }
-
-  listenBatch(onBatch: BatchListener): () => void {
-    this.#listeners.add(onBatch);
-    return () => this.#listeners.delete(onBatch);
+    writeStaged(this, this.#memory, parts);
   }
 
   async disconnect(): Promise<void> {
-    this.#listeners.clear();
+    this.endListening();
   }
 
   resetStats(): void {}
+
+  protected override addListener(listener: PatientListener): () => void {
+    const end = super.addListener(listener);
+    this.#listenerCount += 1;
+    return () => {
+      this.#listenerCount -= 1;
+      end();
+    };
+  }
 
   #receive(batch: FrameBatch, index: number): void {
     const offset = batch.offset(index);

@@ -118,7 +118,7 @@ describe('learning', () => {
       bytes[source + 3] = number >>> 16;
       bytes[source + 4] = number >>> 8;
       bytes[source + 5] = number;
-      if (number % 256 === 255) flooder?.nic.deliver(batch);
+      if (number % 256 === 255) flooder?.nic.carry(batch);
     }
     region.free();
     expect(others()).toEqual(before);
@@ -219,8 +219,8 @@ describe('ports', () => {
     const scene = new SwitchScene();
     const [a, left, right] = scene.all({}, {}, {});
     if (left === undefined || right === undefined) throw new Error('There are no stations.');
-    left.nic.onWrite = (batch) => right.nic.deliver(batch);
-    right.nic.onWrite = (batch) => left.nic.deliver(batch);
+    left.nic.onWrite = (batch) => right.nic.carry(batch);
+    right.nic.onWrite = (batch) => left.nic.carry(batch);
     a?.nic.sends([frame(BROADCAST, A)]);
     expect(
       drops(left.port, 'SWITCH_LOOP') + drops(right.port, 'SWITCH_LOOP'),
@@ -233,7 +233,7 @@ describe('ports', () => {
     const elsewhere = new LocalMemory(new ArrayBuffer(4096), 0n);
     const batch = new FrameBatch(elsewhere.bytes, 1);
     batch.add(0, 60, 0);
-    expect(() => nic.deliver(batch)).toThrow(MisuseError);
+    expect(() => nic.carry(batch)).toThrow(MisuseError);
   });
 
   test('a closed switch listens to nobody and takes nobody', () => {
