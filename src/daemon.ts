@@ -6,8 +6,9 @@ import type { Logger } from 'pino';
 import type { Config } from './config.js';
 import { Netback } from './device/netback/index.js';
 import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
+import { portPolicyOf } from './service/port-policy.js';
 import type { GrpcServer } from './service/server.js';
-import { joinToHub } from './switch/hub-ports.js';
+import { Switches } from './switch/switches.js';
 import type { Xen } from './xen/xen.js';
 
 /** How long a guest may take to close where --close-devices asks it to. */
@@ -25,17 +26,20 @@ export class Daemon {
   /** Where the daemon listens, as clients name it. */
   readonly addresses: readonly string[];
   readonly netback: Netback;
+  readonly switches: Switches;
   readonly #server: GrpcServer;
   readonly #config: Config;
   readonly #logger: Logger;
 
   private constructor(
     netback: Netback,
+    switches: Switches,
     server: GrpcServer,
     options: DaemonOptions,
     addresses: readonly string[],
   ) {
     this.netback = netback;
+    this.switches = switches;
     this.#server = server;
     this.#config = options.config;
     this.#logger = options.logger;
@@ -50,14 +54,18 @@ export class Daemon {
     // Devices first: guests that were left connected wait for us, and clients do not yet. Loading
     // the gRPC stack takes longer than all else, so it is loaded behind them.
     const netback = new Netback(xen, logger, config.limits.queuesPerVif);
-    joinToHub(netback);
-    const stopDevices = () => netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
+    const switches = new Switches({ xen, netback, logger, policyOf: portPolicyOf });
+    const stopDevices = async () => {
+      await netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
+      await switches.stop();
+    };
     let server: GrpcServer | undefined;
     const addresses: string[] = [];
     try {
+      await switches.start();
       await netback.start();
       const service = await import('./service/server.js');
-      server = new service.GrpcServer(xen, netback, config, logger);
+      server = new service.GrpcServer(xen, netback, switches, config, logger);
       if (tcp !== undefined) {
         const port = await server.listen(tcp);
         addresses.push(`${tcp.slice(0, tcp.lastIndexOf(':'))}:${port}`);
@@ -72,7 +80,7 @@ export class Daemon {
       throw error;
     }
     server.ready();
-    return new Daemon(netback, server, options, addresses);
+    return new Daemon(netback, switches, server, options, addresses);
   }
 
   /** Stops in order. Connected guests stay connected unless the configuration says otherwise. */
@@ -81,5 +89,6 @@ export class Daemon {
     this.#logger.info({ closeDevices }, 'stopping');
     await this.#server.stop();
     await this.netback.stop({ closeDevices, closeTimeoutMs: CLOSE_TIMEOUT_MS });
+    await this.switches.stop();
   }
 }

@@ -2,7 +2,7 @@
 import type { Config } from '../config.js';
 import { FRAME_BYTES_MAX, FRAME_BYTES_MIN } from '../device/frame-batch.js';
 import type { WriteOutcome } from '../device/network.js';
-import { InvalidArgumentError, UnimplementedError } from '../errors.js';
+import { InvalidArgumentError } from '../errors.js';
 import {
   FrameMode,
   type FrameSelection,
@@ -38,16 +38,18 @@ export interface OpenedFrames {
   readonly creditBytes: number | undefined;
 }
 
-/** @throws InvalidArgumentError and UnimplementedError about the mode and the vifs named. */
+/** @throws InvalidArgumentError about the mode, the vifs and the switch named. */
 export function checkVifNames(open: OpenFrames): void {
   if (open.mode === FrameMode.UNSPECIFIED) {
     const text = 'A stream is opened with mode FRAME_MODE_OBSERVE or FRAME_MODE_ATTACH.';
     throw new InvalidArgumentError('MODE_MISSING', 'open.mode', text);
   }
-  if (open.switch !== '') {
-    throw new UnimplementedError('Attaching to a switch is not implemented in this version.');
-  }
   const attach = open.mode === FrameMode.ATTACH;
+  if (open.switch !== '') {
+    if (attach && open.vifs.length === 0) return;
+    const text = 'A stream is about vifs, or with ATTACH about one switch.';
+    throw new InvalidArgumentError('SWITCH_AND_VIFS', 'open.switch', text);
+  }
   if (open.vifs.length === 0 || (attach && open.vifs.length > 1)) {
     const text = attach ? 'ATTACH takes exactly one vif.' : 'OBSERVE takes at least one vif.';
     throw new InvalidArgumentError('VIF_MISSING', 'open.vifs', text);
@@ -58,7 +60,7 @@ export function checkVifNames(open: OpenFrames): void {
   }
 }
 
-/** @throws InvalidArgumentError and UnimplementedError, each naming the field. */
+/** @throws InvalidArgumentError, naming the field. */
 export function checkOpen(
   open: OpenFrames,
   limits: Config['limits'],

@@ -18,12 +18,15 @@ import {
   type StreamFramesRequest,
   StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
+import type { Switches } from '../switch/switches.js';
 import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
+import { type ClientLease, ClientPorts } from './client-ports.js';
 import { checkOpen, checkVifNames } from './frame-options.js';
 import { type FrameCall, FrameSession } from './frame-session.js';
 import type { FrameMessage } from './frame-stream.js';
 import { PlainFrames } from './plain-frames.js';
+import { parseSwitchName } from './validate.js';
 import type { VifRegistry } from './vif-registry.js';
 
 /** The service's definition with an encoder that lets finished messages through. */
@@ -44,17 +47,25 @@ export class FrameService {
   readonly #limits: Config['limits'];
   readonly #stage: FrameStage;
   readonly #plain: PlainFrames;
+  readonly #clients: ClientPorts;
   readonly #sessions = new Set<FrameSession>();
   /** Who is attached to a vif: one client at a time. */
   readonly #attached = new Map<NetbackDevice, FrameSession>();
 
-  constructor(xen: Xen, registry: VifRegistry, logger: Logger, limits: Config['limits']) {
+  constructor(
+    xen: Xen,
+    registry: VifRegistry,
+    switches: Switches,
+    logger: Logger,
+    limits: Config['limits'],
+  ) {
     this.#xen = xen;
     this.#registry = registry;
     this.#logger = logger;
     this.#limits = limits;
     this.#stage = new FrameStage(xen.memory);
     this.#plain = new PlainFrames(xen.memory);
+    this.#clients = new ClientPorts(switches);
   }
 
   /** Streams that are open now. */
@@ -78,6 +89,7 @@ export class FrameService {
     for (const session of this.#sessions) {
       session.fail(new UnavailableError('DAEMON_STOPPING', 'The daemon is stopping.'));
     }
+    this.#clients.stop();
     this.#stage.free();
     this.#plain.free();
   }
@@ -126,6 +138,7 @@ export class FrameService {
     }
     const open = request.message.value;
     checkVifNames(open);
+    const switchId = parseSwitchName(open.switch, 'open.switch');
     const devices = open.vifs.map((name, index) =>
       this.#registry.find(name, `open.vifs[${index}]`),
     );
@@ -136,9 +149,21 @@ export class FrameService {
     }
     // The last check, for it makes a filter, which only a session gives back.
     const options = checkOpen(open, this.#limits, this.#xen.memory);
-    const session = new FrameSession({
+    let session: FrameSession | undefined;
+    let lease: ClientLease | undefined;
+    try {
+      lease =
+        switchId === undefined
+          ? undefined
+          : this.#clients.open(switchId, open.port, (error) => session?.fail(error));
+    } catch (error) {
+      options.selector.filter?.free();
+      throw error;
+    }
+    session = new FrameSession({
       call,
       devices,
+      lease,
       open,
       options,
       stage: this.#stage,

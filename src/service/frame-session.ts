@@ -1,8 +1,11 @@
 /** One open stream of FrameService: its devices on one side, its client on the other. */
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
+import { frameTimeNs } from '../device/clock.js';
+import type { FrameBatch } from '../device/frame-batch.js';
 import type { FrameStage } from '../device/frame-stage.js';
 import type { NetbackDevice } from '../device/netback/device.js';
+import { WriteOutcome } from '../device/network.js';
 import { AbortedError, FailedPreconditionError, InvalidArgumentError } from '../errors.js';
 import {
   type FrameBatch as FrameBatchMessage,
@@ -13,16 +16,21 @@ import {
 import { VifPhase } from '../gen/xenvif/v1/vif.js';
 import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
+import type { ClientLease } from './client-ports.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
 import { type FrameMessage, FrameStream } from './frame-stream.js';
 import type { PlainFrames } from './plain-frames.js';
+import { toPort } from './switch-ports.js';
 import { phaseOf, toVif, type VifRegistry } from './vif-registry.js';
 
 export type FrameCall = ServerDuplexStream<StreamFramesRequest, FrameMessage>;
 
 export interface SessionParts {
   readonly call: FrameCall;
+  /** The vifs that the stream is about; none where the client is a port. */
   readonly devices: readonly NetbackDevice[];
+  /** The port that the client holds. */
+  readonly lease: ClientLease | undefined;
   readonly open: OpenFrames;
   readonly options: OpenedFrames;
   readonly stage: FrameStage;
@@ -65,7 +73,7 @@ export class FrameSession {
 
   /** Says what was granted and begins to listen. */
   start(): void {
-    const { options, plain, registry } = this.#parts;
+    const { lease, options, plain, registry } = this.#parts;
     this.#stream.send({
       message: {
         $case: 'opened',
@@ -75,9 +83,11 @@ export class FrameSession {
           limits: { queueBytes: BigInt(options.queueBytes), frames: BigInt(options.framesMax) },
           batching: { ...options.chunk, lingerUs: options.lingerMs * 1000 },
           clock: new Date(),
+          port: lease === undefined ? undefined : toPort(lease.switchId, lease.joined),
         },
       },
     });
+    lease?.connect((batch) => plain.push(batch, lease.nic.mtu, this.#stream, 0));
     for (const [index, device] of this.devices.entries()) {
       const end =
         options.mode === FrameMode.ATTACH
@@ -116,6 +126,7 @@ export class FrameSession {
   halfClosed(): void {
     if (this.#parts.options.mode !== FrameMode.ATTACH) return;
     this.#stream.flush();
+    this.#parts.lease?.release(true);
     this.#end();
   }
 
@@ -125,6 +136,7 @@ export class FrameSession {
   }
 
   close(): void {
+    this.#parts.lease?.release(false);
     for (const end of this.#ends) end();
     this.#ends.length = 0;
     this.#stream.close();
@@ -144,15 +156,27 @@ export class FrameSession {
       this.#stream.send({ message: { $case: 'status', value: { vifIndex, phase, reason } } });
     }
     if (deleted) this.#gone.add(device);
-    if (this.#gone.size < this.devices.length) return;
+    if (this.devices.length === 0 || this.#gone.size < this.devices.length) return;
     this.#stream.flush();
     this.fail(new AbortedError('VIF_DELETED', `${device.name} was deleted.`));
   }
 
+  /** Sends frames where they are for: to the guest, or into the switch. */
+  #send(batch: FrameBatch): void {
+    const { lease } = this.#parts;
+    const [device] = this.devices;
+    if (lease === undefined) {
+      device?.writeBatch(batch, this.#outcomes);
+      return;
+    }
+    batch.timeNs = frameTimeNs();
+    lease.nic.receive(batch);
+    this.#outcomes.fill(WriteOutcome.accepted, 0, batch.count);
+  }
+
   /** Sends the client's frames to the guest, and its outcomes back where it wants them. */
   #inject(message: FrameBatchMessage): void {
-    const [device] = this.devices;
-    if (this.#parts.options.mode !== FrameMode.ATTACH || device === undefined) {
+    if (this.#parts.options.mode !== FrameMode.ATTACH) {
       const text = 'Frames can be sent on a stream in ATTACH mode only.';
       throw new FailedPreconditionError('NOT_ATTACHED', text);
     }
@@ -160,7 +184,7 @@ export class FrameSession {
     const { stage } = this.#parts;
     const outcomes: number[] = [];
     const flush = () => {
-      device.writeBatch(stage.batch, this.#outcomes);
+      this.#send(stage.batch);
       for (let index = 0; index < stage.batch.count; index += 1) {
         outcomes.push(this.#outcomes[index] as number);
       }

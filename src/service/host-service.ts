@@ -11,7 +11,7 @@ import {
 import { VERSION } from '../version.js';
 import type { Xen } from '../xen/xen.js';
 import { unary } from './calls.js';
-import { pageOf } from './pages.js';
+import { numberKey, pageOf } from './pages.js';
 import { checkPageSize } from './validate.js';
 import type { VifRegistry } from './vif-registry.js';
 
@@ -58,7 +58,7 @@ export class HostService {
     const pageSize = checkPageSize(request.pageSize);
     const names = await store.directory('/local/domain');
     const domids = names.map(Number).sort((a, b) => a - b);
-    const { items, nextPageToken } = pageOf(domids, (id) => id, pageSize, request.pageToken);
+    const { items, nextPageToken } = pageOf(domids, numberKey, pageSize, request.pageToken);
     const devices = this.#registry.netback.list();
     const domains = await Promise.all(
       items.map(async (domid) => ({

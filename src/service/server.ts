@@ -13,12 +13,13 @@ import { StatsServiceService } from '../gen/xenvif/v1/stats_service.js';
 import { SwitchServiceService } from '../gen/xenvif/v1/switch_service.js';
 import { VchanServiceService } from '../gen/xenvif/v1/vchan_service.js';
 import { VifServiceService } from '../gen/xenvif/v1/vif_service.js';
+import type { Switches } from '../switch/switches.js';
 import type { Xen } from '../xen/xen.js';
 import { FrameService, frameServiceDefinition } from './frame-service.js';
 import { HostService } from './host-service.js';
 import { reflectionService } from './reflection.js';
 import { StatsService } from './stats-service.js';
-import { switchHandlers } from './switch-service.js';
+import { SwitchService } from './switch-service.js';
 import { vchanHandlers } from './vchan-service.js';
 import { VifRegistry } from './vif-registry.js';
 import { VifService } from './vif-service.js';
@@ -46,19 +47,19 @@ export class GrpcServer {
   readonly frames: FrameService;
   readonly #logger: Logger;
 
-  constructor(xen: Xen, netback: Netback, config: Config, logger: Logger) {
+  constructor(xen: Xen, netback: Netback, switches: Switches, config: Config, logger: Logger) {
     // grpc-js writes to the console by itself what its callers are told anyway.
     setLogVerbosity(logVerbosity.NONE);
     this.#logger = logger;
     this.registry = new VifRegistry(netback, config.limits.watchHistory);
-    this.frames = new FrameService(xen, this.registry, logger, config.limits);
+    this.frames = new FrameService(xen, this.registry, switches, logger, config.limits);
     const vifs = new VifService(xen, this.registry, logger, config.limits.watchQueue);
     const stats = new StatsService(this.registry, logger);
     const host = new HostService(xen, this.registry, logger, () => this.frames.streams);
     this.#server.addService(VifServiceService, vifs.handlers());
     this.#server.addService(frameServiceDefinition, this.frames.handlers());
     this.#server.addService(StatsServiceService, stats.handlers());
-    this.#server.addService(SwitchServiceService, switchHandlers(logger));
+    this.#server.addService(SwitchServiceService, new SwitchService(switches, logger).handlers());
     this.#server.addService(VchanServiceService, vchanHandlers(logger));
     this.#server.addService(HostServiceService, host.handlers());
     this.#health.addToServer(this.#server);

@@ -167,7 +167,8 @@ export function toVifStats(device: NetbackDevice): VifStats {
   });
 }
 
-function toFrameCounters(counters: FrameCounters) {
+/** Counters of frames as the API shows them. */
+export function toFrameCounters(counters: FrameCounters) {
   return {
     packets: BigInt(counters.packets),
     bytes: BigInt(counters.bytes),

@@ -1,4 +1,5 @@
 /** Checks of what clients write, each with the code and the field that the contract names. */
+import { randomBytes } from 'node:crypto';
 import type { RateLimit } from '../device/token-bucket.js';
 import { InvalidArgumentError } from '../errors.js';
 import type { Duration } from '../gen/google/protobuf/duration.js';
@@ -49,6 +50,13 @@ export function checkMac(mac: string): string {
   return mac.toLowerCase();
 }
 
+/** An address in the range that Xen has been given: 00:16:3e, then 23 random bits. */
+export function randomMac(): string {
+  const tail = randomBytes(3);
+  const pairs = [tail[0] as number & 0x7f, tail[1] as number, tail[2] as number];
+  return `00:16:3e:${pairs.map((byte) => byte.toString(16).padStart(2, '0')).join(':')}`;
+}
+
 /** 0 stands for 1500. @throws InvalidArgumentError MTU_OUT_OF_RANGE. */
 export function checkMtu(mtu: number): number {
   if (mtu === 0) return 1500;
@@ -63,17 +71,20 @@ export function checkMtu(mtu: number): number {
 }
 
 /** @throws InvalidArgumentError RATE_OUT_OF_RANGE, DURATION_OUT_OF_RANGE. */
-export function checkRate(rate: WireRateLimit | undefined): RateLimit | undefined {
+export function checkRate(
+  rate: WireRateLimit | undefined,
+  field = 'spec.rate',
+): RateLimit | undefined {
   if (rate === undefined) return undefined;
   const bytesPerInterval = Number(rate.bytesPerInterval);
   if (bytesPerInterval < 1 || bytesPerInterval > Number.MAX_SAFE_INTEGER) {
     throw new InvalidArgumentError(
       'RATE_OUT_OF_RANGE',
-      'spec.rate.bytes_per_interval',
+      `${field}.bytes_per_interval`,
       'A rate must let at least 1 byte pass in each interval, and at most 2^53.',
     );
   }
-  const intervalMs = checkDurationMs(rate.interval, 'spec.rate.interval', RATE_INTERVAL_MS);
+  const intervalMs = checkDurationMs(rate.interval, `${field}.interval`, RATE_INTERVAL_MS);
   return { bytesPerInterval, intervalUs: Math.round(intervalMs * 1000) };
 }
 
@@ -120,6 +131,26 @@ export function checkLabels(labels: Readonly<Record<string, string>>): Record<st
   return Object.fromEntries(entries);
 }
 
+/** The id in `switches/<id>`; undefined for an empty name. @throws InvalidArgumentError SWITCH_NAME_INVALID. */
+export function parseSwitchName(name: string, field: string): string | undefined {
+  if (name === '') return undefined;
+  const [, id] = /^switches\/([A-Za-z0-9._-]{1,15})$/.exec(name) ?? [];
+  if (id !== undefined) return id;
+  const shown = JSON.stringify(name.slice(0, 64));
+  const text = `${shown} is no name of a switch; it must look like switches/default.`;
+  throw new InvalidArgumentError('SWITCH_NAME_INVALID', field, text);
+}
+
+/** Parses `switches/<id>/ports/<port>`. @throws InvalidArgumentError PORT_NAME_INVALID. */
+export function parsePortName(name: string, field: string): { switchId: string; portId: string } {
+  const pattern = /^switches\/([A-Za-z0-9._-]{1,15})\/ports\/([A-Za-z0-9._-]{1,32})$/;
+  const [, switchId, portId] = pattern.exec(name) ?? [];
+  if (switchId !== undefined && portId !== undefined) return { switchId, portId };
+  const shown = JSON.stringify(name.slice(0, 64));
+  const text = `${shown} is no name of a port; it must look like switches/default/ports/tap0.`;
+  throw new InvalidArgumentError('PORT_NAME_INVALID', field, text);
+}
+
 /** @throws InvalidArgumentError REQUEST_ID_INVALID. */
 export function checkRequestId(id: string): string {
   if (id.length <= REQUEST_ID_MAX) return id;
@@ -143,11 +174,11 @@ export function checkDurationMs(
   );
 }
 
-/** 0 stands for the default. @throws InvalidArgumentError PAGE_SIZE_OUT_OF_RANGE. */
-export function checkPageSize(size: number): number {
-  if (size === 0) return 100;
-  if (size <= 1000) return size;
-  const text = `A page of ${size} is more than 1000.`;
+/** 0 stands for `unset`. @throws InvalidArgumentError PAGE_SIZE_OUT_OF_RANGE. */
+export function checkPageSize(size: number, unset = 100, max = 1000): number {
+  if (size === 0) return unset;
+  if (size <= max) return size;
+  const text = `A page of ${size} is more than ${max}.`;
   throw new InvalidArgumentError('PAGE_SIZE_OUT_OF_RANGE', 'page_size', text);
 }
 

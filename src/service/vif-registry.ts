@@ -7,6 +7,7 @@ import type { NetbackDevice } from '../device/netback/device.js';
 import type { Netback, VifEvent } from '../device/netback/index.js';
 import { NotFoundError, OutOfRangeError } from '../errors.js';
 import { type RateLimit, Vif, VifPhase, XenbusState } from '../gen/xenvif/v1/vif.js';
+import { parsePortPolicy } from './port-policy.js';
 import { parseVifName } from './validate.js';
 
 export interface VifChange {
@@ -105,7 +106,9 @@ export function toVif(device: NetbackDevice): Vif {
       mac: configuration.mac,
       mtu: configuration.mtu,
       rate: toRate(configuration.rate),
-      switch: 'switches/default',
+      switch: `switches/${configuration.bridge === '' ? 'default' : configuration.bridge}`,
+      portPolicy: configuration.policy === '' ? undefined : parsePortPolicy(configuration.policy),
+      linkDown: !configuration.carrier,
     },
     status: {
       phase: phaseOf(device),

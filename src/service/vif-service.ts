@@ -1,5 +1,5 @@
 /** VifService: vifs made, shown, watched and removed through gRPC. */
-import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import type { ServerWritableStream } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { NetbackDevice } from '../device/netback/device.js';
@@ -10,7 +10,6 @@ import {
   NotFoundError,
   ResourceExhaustedError,
   TimeoutError,
-  UnimplementedError,
 } from '../errors.js';
 import type { Vif, VifSpec } from '../gen/xenvif/v1/vif.js';
 import {
@@ -21,14 +20,17 @@ import {
   GetVifResponse,
   type ListVifsRequest,
   ListVifsResponse,
+  type UpdateVifRequest,
+  UpdateVifResponse,
   type VifServiceServer,
   type WatchVifsRequest,
   type WatchVifsResponse,
 } from '../gen/xenvif/v1/vif_service.js';
 import type { Xen } from '../xen/xen.js';
 import { XenbusState } from '../xen/xenbus.js';
-import { serverStream, unary, unimplemented } from './calls.js';
-import { pageOf } from './pages.js';
+import { serverStream, unary } from './calls.js';
+import { numberKey, pageOf } from './pages.js';
+import { checkPortPolicy } from './port-policy.js';
 import {
   checkDomid,
   checkDurationMs,
@@ -40,7 +42,10 @@ import {
   checkRate,
   checkRequestId,
   matchesLabels,
+  parseSwitchName,
+  randomMac,
 } from './validate.js';
+import { checkChanges } from './vif-changes.js';
 import { toVif, type VifChange, type VifRegistry } from './vif-registry.js';
 
 /** libxl gives a device 10 s to connect and to close. */
@@ -78,7 +83,7 @@ export class VifService {
         GetVifResponse.fromPartial({ vif: toVif(this.#registry.find(name)) }),
       ),
       listVifs: unary(logger, (request) => this.#list(request)),
-      updateVif: unimplemented(logger, 'UpdateVif'),
+      updateVif: unary(logger, (request) => this.#update(request)),
       deleteVif: unary(logger, (request) => this.#delete(request)),
       watchVifs: serverStream(logger, async (call, signal) => {
         await this.#watch(call, signal);
@@ -122,6 +127,9 @@ export class VifService {
       mac: spec.mac,
       mtu: spec.mtu,
       rate: spec.rate,
+      bridge: spec.bridge,
+      policy: spec.policy,
+      linkDown: spec.linkDown,
       labels: checkLabels(request.labels),
       uid: randomUUID(),
     });
@@ -154,7 +162,7 @@ export class VifService {
       .filter((device) => matchesLabels(device.labels, request.labels));
     const { items, nextPageToken } = pageOf(
       devices,
-      (device) => device.domid * 65536 + device.handle,
+      ({ domid, handle }) => `${numberKey(domid)}.${numberKey(handle)}`,
       checkPageSize(request.pageSize),
       request.pageToken,
     );
@@ -170,10 +178,7 @@ export class VifService {
       if (request.allowMissing && error instanceof NotFoundError) return DeleteVifResponse.create();
       throw error;
     }
-    if (request.etag !== '' && request.etag !== toVif(device).etag) {
-      const text = `${request.name} has changed since its etag was read.`;
-      throw new AbortedError('ETAG_MISMATCH', text, { vif: request.name });
-    }
+    checkEtag(device, request.etag);
     const { domid, handle } = device;
     const { store } = this.#xen;
     await requestUnplug(store, this.#xen.domid, domid, handle);
@@ -193,6 +198,18 @@ export class VifService {
       new AbortController().signal,
     );
     return DeleteVifResponse.create();
+  }
+
+  async #update(request: UpdateVifRequest): Promise<UpdateVifResponse> {
+    const wanted = request.vif;
+    const device = this.#registry.find(wanted?.name ?? '', 'vif.name');
+    checkEtag(device, wanted?.etag ?? '');
+    const changes = checkChanges(wanted, request.updateMask ?? []);
+    if (!(await device.change(changes))) {
+      throw new NotFoundError('VIF_NOT_FOUND', `There is no vif ${device.name} any more.`);
+    }
+    this.#registry.netback.touch(device);
+    return UpdateVifResponse.fromPartial({ vif: toVif(device) });
   }
 
   /** Waits until a vif is as wanted; false when the time passes or the caller goes. */
@@ -273,26 +290,22 @@ export class VifService {
   }
 }
 
-/** @throws InvalidArgumentError, and UnimplementedError for what this version cannot do. */
+/** @throws AbortedError ETAG_MISMATCH when the vif is not as the caller saw it. */
+function checkEtag(device: NetbackDevice, etag: string): void {
+  if (etag === '' || etag === toVif(device).etag) return;
+  const text = `${device.name} has changed since its etag was read.`;
+  throw new AbortedError('ETAG_MISMATCH', text, { vif: device.name });
+}
+
+/** @throws InvalidArgumentError for a field that breaks a rule. */
 function checkSpec(spec: VifSpec | undefined) {
-  if (spec?.portPolicy !== undefined) {
-    throw new UnimplementedError('spec.port_policy is not implemented yet.');
-  }
-  const wantedSwitch = spec?.switch ?? '';
-  if (wantedSwitch !== '' && wantedSwitch !== 'switches/default') {
-    throw new UnimplementedError('There is one switch, switches/default, in this version.');
-  }
   const mac = spec?.mac ?? '';
   return {
     mac: mac === '' ? randomMac() : checkMac(mac),
     mtu: checkMtu(spec?.mtu ?? 0),
     rate: checkRate(spec?.rate),
+    bridge: parseSwitchName(spec?.switch ?? '', 'spec.switch'),
+    policy: checkPortPolicy(spec?.portPolicy, 'spec.port_policy'),
+    linkDown: spec?.linkDown ?? false,
   };
-}
-
-/** An address in the range that Xen has been given: 00:16:3e, then 23 random bits. */
-function randomMac(): string {
-  const tail = randomBytes(3);
-  const pairs = [tail[0] as number & 0x7f, tail[1] as number, tail[2] as number];
-  return `00:16:3e:${pairs.map((byte) => byte.toString(16).padStart(2, '0')).join(':')}`;
 }

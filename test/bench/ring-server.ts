@@ -7,6 +7,7 @@ import { loadConfig } from '../../dist/config.js';
 import { Netback } from '../../dist/device/netback/index.js';
 import { plugVif } from '../../dist/device/netback/toolstack.js';
 import { GrpcServer } from '../../dist/service/server.js';
+import { Switches } from '../../dist/switch/switches.js';
 import { Hypervisor } from '../../dist/xen/emulated/index.js';
 import { RingProducer } from './ring-producer.js';
 
@@ -19,7 +20,8 @@ const logger = pino({ level: 'silent' });
 const hypervisor = new Hypervisor();
 const xen = await hypervisor.dom0.open({ localMemoryBytes: LOCAL_MEMORY_BYTES });
 const netback = new Netback(xen, logger);
-const server = new GrpcServer(xen, netback, loadConfig({ tcp: 'off' }), logger);
+const switches = new Switches({ xen, netback, logger, policyOf: () => ({}) });
+const server = new GrpcServer(xen, netback, switches, loadConfig({ tcp: 'off' }), logger);
 const port = await server.listen('127.0.0.1:0');
 await netback.start();
 const guest = await hypervisor.createDomain();

@@ -8,9 +8,10 @@ import { Netback } from '../../src/device/netback/index.js';
 import { plugVif } from '../../src/device/netback/toolstack.js';
 import type { NetfrontDevice } from '../../src/device/netfront/device.js';
 import { Netfront } from '../../src/device/netfront/index.js';
-import { joinToHub } from '../../src/switch/hub-ports.js';
+import { Switches } from '../../src/switch/switches.js';
 import { type Domain, Hypervisor } from '../../src/xen/emulated/index.js';
 import type { Xen } from '../../src/xen/xen.js';
+import { joinToHub } from './hub-ports.js';
 
 export const silent = pino({ level: 'silent' });
 const WAIT_MS = 5000;
@@ -79,6 +80,12 @@ export class Machine {
     const guest = { domain, xen, netfront, device };
     this.guests.push(guest);
     return guest;
+  }
+
+  /** Switches that were not started, and so have nothing plugged in. */
+  switches(): Switches {
+    const { netback, xen } = this;
+    return new Switches({ xen, netback, logger: silent, policyOf: () => ({}) });
   }
 
   /** Makes every vif a port of a hub, as the daemon does. */

@@ -79,6 +79,7 @@ export function openMessage(purpose: FramePurpose, options: FrameStreamOptions):
   return {
     ...purpose,
     switch: '',
+    port: undefined,
     selection: selectionToWire(options),
     limits: {
       queueBytes: BigInt(options.queueBytes ?? 0),

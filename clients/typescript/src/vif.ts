@@ -125,12 +125,17 @@ export function specToWire(spec: VifSpecInput): WireVifSpec {
       interval: durationFromMs(spec.rate.intervalMs),
     },
     switch: spec.switch ?? '',
+    linkDown: false,
     portPolicy: spec.portPolicy && {
       lockMac: false,
       allowedAddresses: [],
       accessVlan: 0,
       trunkVlans: [],
       isolated: false,
+      nativeVlan: 0,
+      broadcastPerSecond: 0,
+      unknownUnicastPerSecond: 0,
+      rate: undefined,
       ...spec.portPolicy,
     },
   };

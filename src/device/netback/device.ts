@@ -20,6 +20,7 @@ import {
   vifPaths,
 } from './handshake.js';
 import { VifLifecycle } from './lifecycle.js';
+import { changeVif, type VifChanges } from './toolstack.js';
 import { parseLabels, type VifStatus } from './vif-status.js';
 
 /** The MAC address of every backend: what Linux's netback has, lower than no bridge's own. */
@@ -182,17 +183,13 @@ export class NetbackDevice extends NetworkBase {
     return () => this.#observers.delete(onBatch);
   }
 
-  /** Says whether the link is up: to the guest, which sees it as its carrier, and to all frames. */
-  async setCarrier(isUp: boolean): Promise<void> {
-    await this.#context.xen.store.write(`${this.paths.backend}/carrier`, isUp ? '1' : '0');
-  }
-
-  async setLabels(labels: Readonly<Record<string, string>>): Promise<void> {
-    await this.#context.xen.store.write(
-      `${this.paths.backend}/xenvif/labels`,
-      JSON.stringify(labels),
-    );
-    this.labels = labels;
+  /** Changes what is wanted of the vif; resolves when it is in force. False when the vif is gone. */
+  async change(changes: VifChanges): Promise<boolean> {
+    if (!(await changeVif(this.#context.xen.store, this.paths, changes))) return false;
+    if (changes.labels !== undefined) this.labels = changes.labels;
+    this.look();
+    await this.settled();
+    return true;
   }
 
   async #readIdentity(): Promise<void> {

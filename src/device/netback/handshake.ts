@@ -78,7 +78,10 @@ export interface VifConfiguration {
   /** The guest's MAC address; empty when the toolstack gave none. */
   readonly mac: string;
   readonly mtu: number;
+  /** The switch that the vif is to be joined to; empty where the toolstack says nothing. */
   readonly bridge: string;
+  /** What the port on that switch allows, as this daemon wrote it down; empty: everything. */
+  readonly policy: string;
   /** What the guest may send; undefined for no limit. */
   readonly rate: RateLimit | undefined;
   /** Whether the link is up: `carrier`, which is up where nobody says anything. */
@@ -134,12 +137,14 @@ export async function readConfiguration(
   store: StoreOperations,
   paths: VifPaths,
 ): Promise<VifConfiguration> {
-  const names = ['mac', 'mtu', 'bridge', 'rate', 'carrier'] as const;
-  const { mac, mtu, bridge, rate, carrier } = await readNodes(store, paths.backend, names);
+  const names = ['mac', 'mtu', 'bridge', 'xenvif/policy', 'rate', 'carrier'] as const;
+  const nodes = await readNodes(store, paths.backend, names);
+  const { mac, mtu, bridge, rate, carrier } = nodes;
   return {
     mac: (mac ?? '').toLowerCase(),
     mtu: parseMtu(mtu),
     bridge: bridge ?? '',
+    policy: nodes['xenvif/policy'] ?? '',
     rate: parseRate(rate),
     carrier: carrier !== '0',
   };

@@ -16,7 +16,17 @@ export type VifListener = (event: VifEvent, device: NetbackDevice) => void;
 const QUEUES_MAX_DEFAULT = 8;
 
 /** Nodes of a vif's directory whose change makes a difference to us. */
-const RELEVANT = new Set(['', 'state', 'online', 'frontend', 'mtu', 'rate', 'carrier']);
+const RELEVANT = new Set([
+  '',
+  'state',
+  'online',
+  'frontend',
+  'mtu',
+  'rate',
+  'carrier',
+  'bridge',
+  'xenvif/policy',
+]);
 
 export class Netback {
   readonly #context: NetbackContext;

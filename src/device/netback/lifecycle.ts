@@ -3,6 +3,7 @@
  * is wrong. Every change of XenStore only says "look again"; one look at a time is taken, xenbus.ts
  * decides what to do, and the hooks do it to the rings.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { ProtocolError, XenvifError } from '../../errors.js';
 import type { StoreWatch } from '../../xen/xen.js';
 import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus.js';
@@ -37,7 +38,7 @@ export interface LifecycleHooks {
   /** Gives the rings up, if there are any. */
   readonly disconnect: () => void;
   readonly isConnected: () => boolean;
-  /** What the toolstack wants has been read. */
+  /** What the toolstack wants is not what it was. */
   readonly configured: (configuration: VifConfiguration) => void;
   /** The guest wants multicast filtered, or no longer. */
   readonly filterMulticast: (enabled: boolean) => void;
@@ -51,6 +52,7 @@ export class VifLifecycle {
     mac: '',
     mtu: 1500,
     bridge: '',
+    policy: '',
     rate: undefined,
     carrier: true,
   };
@@ -225,6 +227,7 @@ export class VifLifecycle {
    */
   async #readConfiguration(): Promise<boolean> {
     const { logger, xen } = this.#context;
+    const old = this.configuration;
     try {
       this.configuration = await readConfiguration(xen.store, this.#paths);
       if (this.#complaint !== undefined) await writeError(xen.store, this.#paths, undefined);
@@ -241,7 +244,9 @@ export class VifLifecycle {
       this.#complaint = { code, message };
       return false;
     }
+    if (isDeepStrictEqual(old, this.configuration)) return true;
     this.#hooks.configured(this.configuration);
+    if (this.#watch !== undefined) this.#hooks.changed();
     return true;
   }
 

@@ -7,7 +7,7 @@ import { writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations, StorePermissions } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
 import type { RateLimit } from '../token-bucket.js';
-import { vifPaths } from './handshake.js';
+import { type VifPaths, vifPaths } from './handshake.js';
 
 /** What a new vif shall be. */
 export interface NewVif {
@@ -19,6 +19,11 @@ export interface NewVif {
   readonly mtu: number;
   /** What the guest may send; undefined for no limit. */
   readonly rate?: RateLimit | undefined;
+  /** The switch to be joined to; undefined for the default. */
+  readonly bridge?: string | undefined;
+  /** What the port allows, as text; undefined for everything. */
+  readonly policy?: string | undefined;
+  readonly linkDown?: boolean;
   readonly labels: Readonly<Record<string, string>>;
   readonly uid: string;
 }
@@ -62,6 +67,45 @@ export async function plugVif(store: Store, vif: NewVif): Promise<number> {
     await writeTree(transaction, libxl, { ...backend, ...libxlNodes(paths) }, own);
     return handle;
   });
+}
+
+/** What to change of a vif; what is left out stays, and what is null is no longer limited or chosen. */
+export interface VifChanges {
+  readonly mtu?: number;
+  readonly rate?: RateLimit | null;
+  readonly bridge?: string | null;
+  readonly policy?: string | null;
+  readonly linkDown?: boolean;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+/** Writes changes in one transaction; false when the vif is gone. */
+export async function changeVif(
+  store: Store,
+  paths: VifPaths,
+  changes: VifChanges,
+): Promise<boolean> {
+  const { bridge, labels, linkDown, mtu, policy, rate } = changes;
+  const backend: Record<string, string | undefined> = {};
+  if (mtu !== undefined) backend['mtu'] = mtu === MTU_DEFAULT ? undefined : String(mtu);
+  if (rate !== undefined) backend['rate'] = rate === null ? undefined : rateNode(rate);
+  if (bridge !== undefined) backend['bridge'] = bridge ?? undefined;
+  if (policy !== undefined) backend['xenvif/policy'] = policy ?? undefined;
+  if (linkDown !== undefined) backend['carrier'] = linkDown ? '0' : '1';
+  if (labels !== undefined) backend['xenvif/labels'] = JSON.stringify(labels);
+  return await store.transaction(async (transaction) => {
+    if ((await transaction.readIfExists(`${paths.backend}/state`)) === undefined) return false;
+    await writeNodes(transaction, paths.backend, backend);
+    const hasFrontend = (await transaction.readIfExists(`${paths.frontend}/state`)) !== undefined;
+    if (hasFrontend && mtu !== undefined) {
+      await writeNodes(transaction, paths.frontend, { mtu: backend['mtu'] });
+    }
+    return true;
+  });
+}
+
+function rateNode({ bytesPerInterval, intervalUs }: RateLimit): string {
+  return `${bytesPerInterval},${intervalUs}`;
 }
 
 /** Tells the backend, and through it the guest, that the vif shall go. */
@@ -123,9 +167,10 @@ function backendNodes(vif: NewVif, handle: number, frontend: string): Record<str
     type: 'vif',
     'hotplug-status': '',
     ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
-    ...(vif.rate === undefined
-      ? {}
-      : { rate: `${vif.rate.bytesPerInterval},${vif.rate.intervalUs}` }),
+    ...(vif.rate === undefined ? {} : { rate: rateNode(vif.rate) }),
+    ...(vif.bridge === undefined ? {} : { bridge: vif.bridge }),
+    ...(vif.policy === undefined ? {} : { 'xenvif/policy': vif.policy }),
+    ...(vif.linkDown ? { carrier: '0' } : {}),
     'xenvif/uid': vif.uid,
     'xenvif/labels': JSON.stringify(vif.labels),
   };

@@ -116,6 +116,7 @@ export function opened(vifs: readonly string[], bootId = 'boot-1'): StreamFrames
     vifs: vifs.map(aVif),
     limits: { queueBytes: 4n << 20n, frames: 0n },
     batching: { bytes: 65536, frames: 2048, lingerUs: 0 },
+    port: undefined,
     clock: new Date(),
   };
   return { message: { $case: 'opened', value } };

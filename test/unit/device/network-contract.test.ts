@@ -131,7 +131,7 @@ describe("the SDK's NIC, over gRPC", () => {
   frameContract(test, async () => {
     const { machine, netback, netfront } = await openVif();
     const config = loadConfig({});
-    const server = new GrpcServer(machine.xen, machine.netback, config, silent);
+    const server = new GrpcServer(machine.xen, machine.netback, machine.switches(), config, silent);
     const port = await server.listen('127.0.0.1:0');
     server.ready();
     const client = await XenvifClient.connect({ address: `127.0.0.1:${port}` });

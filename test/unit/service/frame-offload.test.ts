@@ -120,7 +120,7 @@ beforeEach(async () => {
   machine = await Machine.start();
   machine.joinToHub();
   memoryBefore = machine.xen.memory.allocatedBytes;
-  server = new GrpcServer(machine.xen, machine.netback, loadConfig({}), silent);
+  server = new GrpcServer(machine.xen, machine.netback, machine.switches(), loadConfig({}), silent);
   const port = await server.listen('127.0.0.1:0');
   server.ready();
   client = new XenvifClient({ address: `127.0.0.1:${port}` });

@@ -19,6 +19,71 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
+import { FrameCounters } from "./stats_service.js";
+import { PortPolicy } from "./vif.js";
+
+/** What is plugged in at a port. */
+export const PortKind = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** VIF - A vif: the port is named `vif-<domid>.<handle>`. */
+  VIF: 1,
+  /** TAP - A TAP interface of this machine's kernel. */
+  TAP: 2,
+  /** NETFRONT - An interface of this domain's own, whose backend is in another domain: an uplink. */
+  NETFRONT: 3,
+  /** CLIENT - A client that attached to the switch. */
+  CLIENT: 4,
+} as const;
+
+export type PortKind = typeof PortKind[keyof typeof PortKind];
+
+export namespace PortKind {
+  export type UNSPECIFIED = typeof PortKind.UNSPECIFIED;
+  export type VIF = typeof PortKind.VIF;
+  export type TAP = typeof PortKind.TAP;
+  export type NETFRONT = typeof PortKind.NETFRONT;
+  export type CLIENT = typeof PortKind.CLIENT;
+}
+
+export function portKindFromJSON(object: any): PortKind {
+  switch (object) {
+    case 0:
+    case "PORT_KIND_UNSPECIFIED":
+      return PortKind.UNSPECIFIED;
+    case 1:
+    case "PORT_KIND_VIF":
+      return PortKind.VIF;
+    case 2:
+    case "PORT_KIND_TAP":
+      return PortKind.TAP;
+    case 3:
+    case "PORT_KIND_NETFRONT":
+      return PortKind.NETFRONT;
+    case 4:
+    case "PORT_KIND_CLIENT":
+      return PortKind.CLIENT;
+    default:
+      throw new globalThis.Error("Unrecognized enum value " + object + " for enum PortKind");
+  }
+}
+
+export function portKindToJSON(object: PortKind): string {
+  switch (object) {
+    case PortKind.UNSPECIFIED:
+      return "PORT_KIND_UNSPECIFIED";
+    case PortKind.VIF:
+      return "PORT_KIND_VIF";
+    case PortKind.TAP:
+      return "PORT_KIND_TAP";
+    case PortKind.NETFRONT:
+      return "PORT_KIND_NETFRONT";
+    case PortKind.CLIENT:
+      return "PORT_KIND_CLIENT";
+    default:
+      throw new globalThis.Error("Unrecognized enum value " + object + " for enum PortKind");
+  }
+}
 
 /** A software switch. */
 export interface Switch {
@@ -47,15 +112,114 @@ export interface SwitchSpec {
   hub: boolean;
 }
 
+/** A port of a switch. */
+export interface Port {
+  /** `switches/<id>/ports/<port>`; a port is 1 to 32 characters of [a-z0-9.-]. */
+  name: string;
+  kind: PortKind;
+  /** What is plugged in, by its own name: `vifs/1.0`, a TAP's `tap0`, `netfronts/0`. */
+  device: string;
+  /** The MAC address of what is plugged in, where it has one that is known. */
+  mac: string;
+  mtu: number;
+  policy:
+    | PortPolicy
+    | undefined;
+  /** Frames that came into the switch here. */
+  received:
+    | FrameCounters
+    | undefined;
+  /** Frames that went out of the switch here. */
+  sent:
+    | FrameCounters
+    | undefined;
+  /** The ports whose frames are copied to this one; such a port sends nothing into the switch. */
+  mirror: MirrorSpec | undefined;
+}
+
+/** A TAP interface to make or to take up. */
+export interface TapSpec {
+  /** The interface's name, 1 to 15 characters. Empty: the kernel chooses. */
+  interface: string;
+  /** 68 to 65521. 0: 1500. */
+  mtu: number;
+  /** The interface stays when the port goes and when the daemon ends. */
+  persist: boolean;
+  /** The user who may take the interface up. Unset: root. */
+  owner?: number | undefined;
+}
+
+/** An interface of this domain's own. */
+export interface NetfrontSpec {
+  /** Which: the handle below `device/vif`. */
+  handle: number;
+}
+
+/** What a mirror port hears. */
+export interface MirrorSpec {
+  /** Ports whose received frames are copied, by the last part of their names. */
+  sources: string[];
+  /** Ports whose sent frames are copied. */
+  destinations: string[];
+  /** VLANs whose frames are copied, whatever the port. */
+  vlans: number[];
+}
+
+export interface CreatePortRequest {
+  /** `switches/<id>`. */
+  switch: string;
+  /** The last part of the port's name. Empty: the name of the device. */
+  portId: string;
+  /** What to plug in. */
+  device: { $case: "tap"; value: TapSpec } | { $case: "netfront"; value: NetfrontSpec } | undefined;
+  policy:
+    | PortPolicy
+    | undefined;
+  /** Makes the port a mirror. */
+  mirror: MirrorSpec | undefined;
+}
+
+export interface CreatePortResponse {
+  port: Port | undefined;
+}
+
+export interface ListPortsRequest {
+  /** `switches/<id>`. */
+  switch: string;
+}
+
+export interface ListPortsResponse {
+  ports: Port[];
+}
+
+export interface UpdatePortRequest {
+  /** `switches/<id>/ports/<port>`. */
+  name: string;
+  policy: PortPolicy | undefined;
+}
+
+export interface UpdatePortResponse {
+  port: Port | undefined;
+}
+
+export interface DeletePortRequest {
+  /** `switches/<id>/ports/<port>`. */
+  name: string;
+  allowMissing: boolean;
+}
+
+export interface DeletePortResponse {
+}
+
 /** What a switch is at this moment. */
 export interface SwitchStatus {
-  /** The ports, by the name of what is plugged in. */
+  /** The ports, by the last part of their names. */
   ports: string[];
   forwardingEntries: number;
 }
 
 export interface CreateSwitchRequest {
-  /** The last part of the name. */
+  /** The last part of the name, 1 to 15 characters of [a-z0-9-]. */
   switchId: string;
   spec: SwitchSpec | undefined;
   labels: { [key: string]: string };
@@ -124,7 +288,7 @@ export interface ForwardingEntry {
   mac: string;
   /** 0: no VLAN. */
   vlan: number;
-  /** The name of what is plugged in at the port. */
+  /** The last part of the port's name. */
   port: string;
   lastSeen: Date | undefined;
 }
@@ -502,6 +666,1191 @@ export const SwitchSpec: MessageFns<SwitchSpec> = {
     message.ageingSeconds = object.ageingSeconds ?? 0;
     message.entriesPerPort = object.entriesPerPort ?? 0;
     message.hub = object.hub ?? false;
+    return message;
+  },
+};
+
+function createBasePort(): Port {
+  return {
+    name: "",
+    kind: 0,
+    device: "",
+    mac: "",
+    mtu: 0,
+    policy: undefined,
+    received: undefined,
+    sent: undefined,
+    mirror: undefined,
+  };
+}
+
+export const Port: MessageFns<Port> = {
+  encode(message: Port, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.kind !== 0) {
+      writer.uint32(16).int32(message.kind);
+    }
+    if (message.device !== "") {
+      writer.uint32(26).string(message.device);
+    }
+    if (message.mac !== "") {
+      writer.uint32(34).string(message.mac);
+    }
+    if (message.mtu !== 0) {
+      writer.uint32(40).uint32(message.mtu);
+    }
+    if (message.policy !== undefined) {
+      PortPolicy.encode(message.policy, writer.uint32(50).fork()).join();
+    }
+    if (message.received !== undefined) {
+      FrameCounters.encode(message.received, writer.uint32(58).fork()).join();
+    }
+    if (message.sent !== undefined) {
+      FrameCounters.encode(message.sent, writer.uint32(66).fork()).join();
+    }
+    if (message.mirror !== undefined) {
+      MirrorSpec.encode(message.mirror, writer.uint32(74).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Port {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePort();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.device = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.mac = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.mtu = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.policy = PortPolicy.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.received = FrameCounters.decode(reader, reader.uint32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.sent = FrameCounters.decode(reader, reader.uint32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.mirror = MirrorSpec.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Port {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      kind: isSet(object.kind) ? portKindFromJSON(object.kind) : 0,
+      device: isSet(object.device) ? globalThis.String(object.device) : "",
+      mac: isSet(object.mac) ? globalThis.String(object.mac) : "",
+      mtu: isSet(object.mtu) ? globalThis.Number(object.mtu) : 0,
+      policy: isSet(object.policy) ? PortPolicy.fromJSON(object.policy) : undefined,
+      received: isSet(object.received) ? FrameCounters.fromJSON(object.received) : undefined,
+      sent: isSet(object.sent) ? FrameCounters.fromJSON(object.sent) : undefined,
+      mirror: isSet(object.mirror) ? MirrorSpec.fromJSON(object.mirror) : undefined,
+    };
+  },
+
+  toJSON(message: Port): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.kind !== 0) {
+      obj.kind = portKindToJSON(message.kind);
+    }
+    if (message.device !== "") {
+      obj.device = message.device;
+    }
+    if (message.mac !== "") {
+      obj.mac = message.mac;
+    }
+    if (message.mtu !== 0) {
+      obj.mtu = Math.round(message.mtu);
+    }
+    if (message.policy !== undefined) {
+      obj.policy = PortPolicy.toJSON(message.policy);
+    }
+    if (message.received !== undefined) {
+      obj.received = FrameCounters.toJSON(message.received);
+    }
+    if (message.sent !== undefined) {
+      obj.sent = FrameCounters.toJSON(message.sent);
+    }
+    if (message.mirror !== undefined) {
+      obj.mirror = MirrorSpec.toJSON(message.mirror);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<Port>, I>>(base?: I): Port {
+    return Port.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Port>, I>>(object: I): Port {
+    const message = createBasePort();
+    message.name = object.name ?? "";
+    message.kind = object.kind ?? 0;
+    message.device = object.device ?? "";
+    message.mac = object.mac ?? "";
+    message.mtu = object.mtu ?? 0;
+    message.policy = (object.policy !== undefined && object.policy !== null)
+      ? PortPolicy.fromPartial(object.policy)
+      : undefined;
+    message.received = (object.received !== undefined && object.received !== null)
+      ? FrameCounters.fromPartial(object.received)
+      : undefined;
+    message.sent = (object.sent !== undefined && object.sent !== null)
+      ? FrameCounters.fromPartial(object.sent)
+      : undefined;
+    message.mirror = (object.mirror !== undefined && object.mirror !== null)
+      ? MirrorSpec.fromPartial(object.mirror)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseTapSpec(): TapSpec {
+  return { interface: "", mtu: 0, persist: false, owner: undefined };
+}
+
+export const TapSpec: MessageFns<TapSpec> = {
+  encode(message: TapSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.interface !== "") {
+      writer.uint32(10).string(message.interface);
+    }
+    if (message.mtu !== 0) {
+      writer.uint32(16).uint32(message.mtu);
+    }
+    if (message.persist !== false) {
+      writer.uint32(24).bool(message.persist);
+    }
+    if (message.owner !== undefined) {
+      writer.uint32(32).uint32(message.owner);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TapSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTapSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.interface = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.mtu = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.persist = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.owner = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): TapSpec {
+    return {
+      interface: isSet(object.interface) ? globalThis.String(object.interface) : "",
+      mtu: isSet(object.mtu) ? globalThis.Number(object.mtu) : 0,
+      persist: isSet(object.persist) ? globalThis.Boolean(object.persist) : false,
+      owner: isSet(object.owner) ? globalThis.Number(object.owner) : undefined,
+    };
+  },
+
+  toJSON(message: TapSpec): unknown {
+    const obj: any = {};
+    if (message.interface !== "") {
+      obj.interface = message.interface;
+    }
+    if (message.mtu !== 0) {
+      obj.mtu = Math.round(message.mtu);
+    }
+    if (message.persist !== false) {
+      obj.persist = message.persist;
+    }
+    if (message.owner !== undefined) {
+      obj.owner = Math.round(message.owner);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<TapSpec>, I>>(base?: I): TapSpec {
+    return TapSpec.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<TapSpec>, I>>(object: I): TapSpec {
+    const message = createBaseTapSpec();
+    message.interface = object.interface ?? "";
+    message.mtu = object.mtu ?? 0;
+    message.persist = object.persist ?? false;
+    message.owner = object.owner ?? undefined;
+    return message;
+  },
+};
+
+function createBaseNetfrontSpec(): NetfrontSpec {
+  return { handle: 0 };
+}
+
+export const NetfrontSpec: MessageFns<NetfrontSpec> = {
+  encode(message: NetfrontSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.handle !== 0) {
+      writer.uint32(8).uint32(message.handle);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NetfrontSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNetfrontSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.handle = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): NetfrontSpec {
+    return { handle: isSet(object.handle) ? globalThis.Number(object.handle) : 0 };
+  },
+
+  toJSON(message: NetfrontSpec): unknown {
+    const obj: any = {};
+    if (message.handle !== 0) {
+      obj.handle = Math.round(message.handle);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<NetfrontSpec>, I>>(base?: I): NetfrontSpec {
+    return NetfrontSpec.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<NetfrontSpec>, I>>(object: I): NetfrontSpec {
+    const message = createBaseNetfrontSpec();
+    message.handle = object.handle ?? 0;
+    return message;
+  },
+};
+
+function createBaseMirrorSpec(): MirrorSpec {
+  return { sources: [], destinations: [], vlans: [] };
+}
+
+export const MirrorSpec: MessageFns<MirrorSpec> = {
+  encode(message: MirrorSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.sources) {
+      writer.uint32(10).string(v!);
+    }
+    for (const v of message.destinations) {
+      writer.uint32(18).string(v!);
+    }
+    if (message.vlans.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.vlans) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MirrorSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMirrorSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.sources.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.destinations.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag === 24) {
+              message.vlans.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.vlans.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MirrorSpec {
+    return {
+      sources: globalThis.Array.isArray(object?.sources) ? object.sources.map((e: any) => globalThis.String(e)) : [],
+      destinations: globalThis.Array.isArray(object?.destinations)
+        ? object.destinations.map((e: any) => globalThis.String(e))
+        : [],
+      vlans: globalThis.Array.isArray(object?.vlans) ? object.vlans.map((e: any) => globalThis.Number(e)) : [],
+    };
+  },
+
+  toJSON(message: MirrorSpec): unknown {
+    const obj: any = {};
+    if (message.sources?.length) {
+      obj.sources = message.sources;
+    }
+    if (message.destinations?.length) {
+      obj.destinations = message.destinations;
+    }
+    if (message.vlans?.length) {
+      obj.vlans = message.vlans.map((e) => Math.round(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<MirrorSpec>, I>>(base?: I): MirrorSpec {
+    return MirrorSpec.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<MirrorSpec>, I>>(object: I): MirrorSpec {
+    const message = createBaseMirrorSpec();
+    message.sources = object.sources?.map((e) => e) || [];
+    message.destinations = object.destinations?.map((e) => e) || [];
+    message.vlans = object.vlans?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseCreatePortRequest(): CreatePortRequest {
+  return { switch: "", portId: "", device: undefined, policy: undefined, mirror: undefined };
+}
+
+export const CreatePortRequest: MessageFns<CreatePortRequest> = {
+  encode(message: CreatePortRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.switch !== "") {
+      writer.uint32(10).string(message.switch);
+    }
+    if (message.portId !== "") {
+      writer.uint32(18).string(message.portId);
+    }
+    switch (message.device?.$case) {
+      case "tap":
+        TapSpec.encode(message.device.value, writer.uint32(26).fork()).join();
+        break;
+      case "netfront":
+        NetfrontSpec.encode(message.device.value, writer.uint32(34).fork()).join();
+        break;
+    }
+    if (message.policy !== undefined) {
+      PortPolicy.encode(message.policy, writer.uint32(42).fork()).join();
+    }
+    if (message.mirror !== undefined) {
+      MirrorSpec.encode(message.mirror, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CreatePortRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCreatePortRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.switch = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.portId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.device = { $case: "tap", value: TapSpec.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.device = { $case: "netfront", value: NetfrontSpec.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.policy = PortPolicy.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.mirror = MirrorSpec.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CreatePortRequest {
+    return {
+      switch: isSet(object.switch) ? globalThis.String(object.switch) : "",
+      portId: isSet(object.portId)
+        ? globalThis.String(object.portId)
+        : isSet(object.port_id)
+        ? globalThis.String(object.port_id)
+        : "",
+      device: isSet(object.tap)
+        ? { $case: "tap", value: TapSpec.fromJSON(object.tap) }
+        : isSet(object.netfront)
+        ? { $case: "netfront", value: NetfrontSpec.fromJSON(object.netfront) }
+        : undefined,
+      policy: isSet(object.policy) ? PortPolicy.fromJSON(object.policy) : undefined,
+      mirror: isSet(object.mirror) ? MirrorSpec.fromJSON(object.mirror) : undefined,
+    };
+  },
+
+  toJSON(message: CreatePortRequest): unknown {
+    const obj: any = {};
+    if (message.switch !== "") {
+      obj.switch = message.switch;
+    }
+    if (message.portId !== "") {
+      obj.portId = message.portId;
+    }
+    if (message.device?.$case === "tap") {
+      obj.tap = TapSpec.toJSON(message.device.value);
+    } else if (message.device?.$case === "netfront") {
+      obj.netfront = NetfrontSpec.toJSON(message.device.value);
+    }
+    if (message.policy !== undefined) {
+      obj.policy = PortPolicy.toJSON(message.policy);
+    }
+    if (message.mirror !== undefined) {
+      obj.mirror = MirrorSpec.toJSON(message.mirror);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<CreatePortRequest>, I>>(base?: I): CreatePortRequest {
+    return CreatePortRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CreatePortRequest>, I>>(object: I): CreatePortRequest {
+    const message = createBaseCreatePortRequest();
+    message.switch = object.switch ?? "";
+    message.portId = object.portId ?? "";
+    switch (object.device?.$case) {
+      case "tap": {
+        if (object.device?.value !== undefined && object.device?.value !== null) {
+          message.device = { $case: "tap", value: TapSpec.fromPartial(object.device.value) };
+        }
+        break;
+      }
+      case "netfront": {
+        if (object.device?.value !== undefined && object.device?.value !== null) {
+          message.device = { $case: "netfront", value: NetfrontSpec.fromPartial(object.device.value) };
+        }
+        break;
+      }
+    }
+    message.policy = (object.policy !== undefined && object.policy !== null)
+      ? PortPolicy.fromPartial(object.policy)
+      : undefined;
+    message.mirror = (object.mirror !== undefined && object.mirror !== null)
+      ? MirrorSpec.fromPartial(object.mirror)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseCreatePortResponse(): CreatePortResponse {
+  return { port: undefined };
+}
+
+export const CreatePortResponse: MessageFns<CreatePortResponse> = {
+  encode(message: CreatePortResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.port !== undefined) {
+      Port.encode(message.port, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CreatePortResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCreatePortResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.port = Port.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CreatePortResponse {
+    return { port: isSet(object.port) ? Port.fromJSON(object.port) : undefined };
+  },
+
+  toJSON(message: CreatePortResponse): unknown {
+    const obj: any = {};
+    if (message.port !== undefined) {
+      obj.port = Port.toJSON(message.port);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<CreatePortResponse>, I>>(base?: I): CreatePortResponse {
+    return CreatePortResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CreatePortResponse>, I>>(object: I): CreatePortResponse {
+    const message = createBaseCreatePortResponse();
+    message.port = (object.port !== undefined && object.port !== null) ? Port.fromPartial(object.port) : undefined;
+    return message;
+  },
+};
+
+function createBaseListPortsRequest(): ListPortsRequest {
+  return { switch: "" };
+}
+
+export const ListPortsRequest: MessageFns<ListPortsRequest> = {
+  encode(message: ListPortsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.switch !== "") {
+      writer.uint32(10).string(message.switch);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListPortsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListPortsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.switch = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListPortsRequest {
+    return { switch: isSet(object.switch) ? globalThis.String(object.switch) : "" };
+  },
+
+  toJSON(message: ListPortsRequest): unknown {
+    const obj: any = {};
+    if (message.switch !== "") {
+      obj.switch = message.switch;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ListPortsRequest>, I>>(base?: I): ListPortsRequest {
+    return ListPortsRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ListPortsRequest>, I>>(object: I): ListPortsRequest {
+    const message = createBaseListPortsRequest();
+    message.switch = object.switch ?? "";
+    return message;
+  },
+};
+
+function createBaseListPortsResponse(): ListPortsResponse {
+  return { ports: [] };
+}
+
+export const ListPortsResponse: MessageFns<ListPortsResponse> = {
+  encode(message: ListPortsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.ports) {
+      Port.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListPortsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListPortsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.ports.push(Port.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListPortsResponse {
+    return { ports: globalThis.Array.isArray(object?.ports) ? object.ports.map((e: any) => Port.fromJSON(e)) : [] };
+  },
+
+  toJSON(message: ListPortsResponse): unknown {
+    const obj: any = {};
+    if (message.ports?.length) {
+      obj.ports = message.ports.map((e) => Port.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ListPortsResponse>, I>>(base?: I): ListPortsResponse {
+    return ListPortsResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ListPortsResponse>, I>>(object: I): ListPortsResponse {
+    const message = createBaseListPortsResponse();
+    message.ports = object.ports?.map((e) => Port.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseUpdatePortRequest(): UpdatePortRequest {
+  return { name: "", policy: undefined };
+}
+
+export const UpdatePortRequest: MessageFns<UpdatePortRequest> = {
+  encode(message: UpdatePortRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.policy !== undefined) {
+      PortPolicy.encode(message.policy, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdatePortRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdatePortRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.policy = PortPolicy.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdatePortRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      policy: isSet(object.policy) ? PortPolicy.fromJSON(object.policy) : undefined,
+    };
+  },
+
+  toJSON(message: UpdatePortRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.policy !== undefined) {
+      obj.policy = PortPolicy.toJSON(message.policy);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<UpdatePortRequest>, I>>(base?: I): UpdatePortRequest {
+    return UpdatePortRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<UpdatePortRequest>, I>>(object: I): UpdatePortRequest {
+    const message = createBaseUpdatePortRequest();
+    message.name = object.name ?? "";
+    message.policy = (object.policy !== undefined && object.policy !== null)
+      ? PortPolicy.fromPartial(object.policy)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseUpdatePortResponse(): UpdatePortResponse {
+  return { port: undefined };
+}
+
+export const UpdatePortResponse: MessageFns<UpdatePortResponse> = {
+  encode(message: UpdatePortResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.port !== undefined) {
+      Port.encode(message.port, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdatePortResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdatePortResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.port = Port.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdatePortResponse {
+    return { port: isSet(object.port) ? Port.fromJSON(object.port) : undefined };
+  },
+
+  toJSON(message: UpdatePortResponse): unknown {
+    const obj: any = {};
+    if (message.port !== undefined) {
+      obj.port = Port.toJSON(message.port);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<UpdatePortResponse>, I>>(base?: I): UpdatePortResponse {
+    return UpdatePortResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<UpdatePortResponse>, I>>(object: I): UpdatePortResponse {
+    const message = createBaseUpdatePortResponse();
+    message.port = (object.port !== undefined && object.port !== null) ? Port.fromPartial(object.port) : undefined;
+    return message;
+  },
+};
+
+function createBaseDeletePortRequest(): DeletePortRequest {
+  return { name: "", allowMissing: false };
+}
+
+export const DeletePortRequest: MessageFns<DeletePortRequest> = {
+  encode(message: DeletePortRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.allowMissing !== false) {
+      writer.uint32(16).bool(message.allowMissing);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeletePortRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeletePortRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.allowMissing = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeletePortRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      allowMissing: isSet(object.allowMissing)
+        ? globalThis.Boolean(object.allowMissing)
+        : isSet(object.allow_missing)
+        ? globalThis.Boolean(object.allow_missing)
+        : false,
+    };
+  },
+
+  toJSON(message: DeletePortRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.allowMissing !== false) {
+      obj.allowMissing = message.allowMissing;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<DeletePortRequest>, I>>(base?: I): DeletePortRequest {
+    return DeletePortRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<DeletePortRequest>, I>>(object: I): DeletePortRequest {
+    const message = createBaseDeletePortRequest();
+    message.name = object.name ?? "";
+    message.allowMissing = object.allowMissing ?? false;
+    return message;
+  },
+};
+
+function createBaseDeletePortResponse(): DeletePortResponse {
+  return {};
+}
+
+export const DeletePortResponse: MessageFns<DeletePortResponse> = {
+  encode(_: DeletePortResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeletePortResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeletePortResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): DeletePortResponse {
+    return {};
+  },
+
+  toJSON(_: DeletePortResponse): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<DeletePortResponse>, I>>(base?: I): DeletePortResponse {
+    return DeletePortResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<DeletePortResponse>, I>>(_: I): DeletePortResponse {
+    const message = createBaseDeletePortResponse();
     return message;
   },
 };
@@ -1840,12 +3189,15 @@ export const ForwardingEntry: MessageFns<ForwardingEntry> = {
 };
 
 /**
- * The software switches that vifs are ports of. This version has one switch, a hub, which every
- * vif is on; each method answers UNIMPLEMENTED.
+ * The software switches that vifs, TAP interfaces and attached clients are ports of: what joins
+ * frames. A switch lives in XenStore beside the vifs, so that a restart of the daemon keeps it.
  */
 export type SwitchServiceService = typeof SwitchServiceService;
 export const SwitchServiceService = {
-  /** Makes a switch. */
+  /**
+   * Makes a switch. Errors: INVALID_ARGUMENT (SWITCH_ID_INVALID, LABEL_INVALID), ALREADY_EXISTS
+   * (SWITCH_EXISTS).
+   */
   createSwitch: {
     path: "/xenvif.v1.SwitchService/CreateSwitch" as const,
     requestStream: false as const,
@@ -1856,7 +3208,7 @@ export const SwitchServiceService = {
       Buffer.from(CreateSwitchResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): CreateSwitchResponse => CreateSwitchResponse.decode(value),
   },
-  /** Shows one switch. */
+  /** Shows one switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND). */
   getSwitch: {
     path: "/xenvif.v1.SwitchService/GetSwitch" as const,
     requestStream: false as const,
@@ -1877,7 +3229,10 @@ export const SwitchServiceService = {
       Buffer.from(ListSwitchesResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListSwitchesResponse => ListSwitchesResponse.decode(value),
   },
-  /** Removes a switch that has no ports. */
+  /**
+   * Removes a switch that has no ports but mirrors. Errors: NOT_FOUND (SWITCH_NOT_FOUND),
+   * FAILED_PRECONDITION (SWITCH_IN_USE, SWITCH_IS_DEFAULT), ABORTED (ETAG_MISMATCH).
+   */
   deleteSwitch: {
     path: "/xenvif.v1.SwitchService/DeleteSwitch" as const,
     requestStream: false as const,
@@ -1900,23 +3255,96 @@ export const SwitchServiceService = {
       Buffer.from(ListForwardingEntriesResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListForwardingEntriesResponse => ListForwardingEntriesResponse.decode(value),
   },
+  /**
+   * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
+   * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
+   * (PORT_EXISTS), INVALID_ARGUMENT (PORT_ID_INVALID, TAP_NAME_INVALID, ...), FAILED_PRECONDITION
+   * (TAP_UNAVAILABLE, TAP_DENIED, TAP_BUSY).
+   */
+  createPort: {
+    path: "/xenvif.v1.SwitchService/CreatePort" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: CreatePortRequest): Buffer => Buffer.from(CreatePortRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): CreatePortRequest => CreatePortRequest.decode(value),
+    responseSerialize: (value: CreatePortResponse): Buffer => Buffer.from(CreatePortResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): CreatePortResponse => CreatePortResponse.decode(value),
+  },
+  /** Lists the ports of a switch, with what each has counted. */
+  listPorts: {
+    path: "/xenvif.v1.SwitchService/ListPorts" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListPortsRequest): Buffer => Buffer.from(ListPortsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListPortsRequest => ListPortsRequest.decode(value),
+    responseSerialize: (value: ListPortsResponse): Buffer => Buffer.from(ListPortsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListPortsResponse => ListPortsResponse.decode(value),
+  },
+  /** Changes the policy of a port that CreatePort made; of a vif's, UpdateVif does. */
+  updatePort: {
+    path: "/xenvif.v1.SwitchService/UpdatePort" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: UpdatePortRequest): Buffer => Buffer.from(UpdatePortRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): UpdatePortRequest => UpdatePortRequest.decode(value),
+    responseSerialize: (value: UpdatePortResponse): Buffer => Buffer.from(UpdatePortResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): UpdatePortResponse => UpdatePortResponse.decode(value),
+  },
+  /**
+   * Pulls out a port that CreatePort made. Errors: NOT_FOUND (PORT_NOT_FOUND), FAILED_PRECONDITION
+   * (PORT_NOT_OURS: the port of a vif or a client goes with it).
+   */
+  deletePort: {
+    path: "/xenvif.v1.SwitchService/DeletePort" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: DeletePortRequest): Buffer => Buffer.from(DeletePortRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): DeletePortRequest => DeletePortRequest.decode(value),
+    responseSerialize: (value: DeletePortResponse): Buffer => Buffer.from(DeletePortResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): DeletePortResponse => DeletePortResponse.decode(value),
+  },
 } as const;
 
 export interface SwitchServiceServer extends UntypedServiceImplementation {
-  /** Makes a switch. */
+  /**
+   * Makes a switch. Errors: INVALID_ARGUMENT (SWITCH_ID_INVALID, LABEL_INVALID), ALREADY_EXISTS
+   * (SWITCH_EXISTS).
+   */
   createSwitch: handleUnaryCall<CreateSwitchRequest, CreateSwitchResponse>;
-  /** Shows one switch. */
+  /** Shows one switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND). */
   getSwitch: handleUnaryCall<GetSwitchRequest, GetSwitchResponse>;
   /** Lists switches in the order of their names, a page at a time. */
   listSwitches: handleUnaryCall<ListSwitchesRequest, ListSwitchesResponse>;
-  /** Removes a switch that has no ports. */
+  /**
+   * Removes a switch that has no ports but mirrors. Errors: NOT_FOUND (SWITCH_NOT_FOUND),
+   * FAILED_PRECONDITION (SWITCH_IN_USE, SWITCH_IS_DEFAULT), ABORTED (ETAG_MISMATCH).
+   */
   deleteSwitch: handleUnaryCall<DeleteSwitchRequest, DeleteSwitchResponse>;
   /** Lists what a switch has learnt: which MAC address is behind which port. */
   listForwardingEntries: handleUnaryCall<ListForwardingEntriesRequest, ListForwardingEntriesResponse>;
+  /**
+   * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
+   * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
+   * (PORT_EXISTS), INVALID_ARGUMENT (PORT_ID_INVALID, TAP_NAME_INVALID, ...), FAILED_PRECONDITION
+   * (TAP_UNAVAILABLE, TAP_DENIED, TAP_BUSY).
+   */
+  createPort: handleUnaryCall<CreatePortRequest, CreatePortResponse>;
+  /** Lists the ports of a switch, with what each has counted. */
+  listPorts: handleUnaryCall<ListPortsRequest, ListPortsResponse>;
+  /** Changes the policy of a port that CreatePort made; of a vif's, UpdateVif does. */
+  updatePort: handleUnaryCall<UpdatePortRequest, UpdatePortResponse>;
+  /**
+   * Pulls out a port that CreatePort made. Errors: NOT_FOUND (PORT_NOT_FOUND), FAILED_PRECONDITION
+   * (PORT_NOT_OURS: the port of a vif or a client goes with it).
+   */
+  deletePort: handleUnaryCall<DeletePortRequest, DeletePortResponse>;
 }
 
 export interface SwitchServiceClient extends Client {
-  /** Makes a switch. */
+  /**
+   * Makes a switch. Errors: INVALID_ARGUMENT (SWITCH_ID_INVALID, LABEL_INVALID), ALREADY_EXISTS
+   * (SWITCH_EXISTS).
+   */
   createSwitch(
     request: CreateSwitchRequest,
     callback: (error: ServiceError | null, response: CreateSwitchResponse) => void,
@@ -1932,7 +3360,7 @@ export interface SwitchServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: CreateSwitchResponse) => void,
   ): ClientUnaryCall;
-  /** Shows one switch. */
+  /** Shows one switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND). */
   getSwitch(
     request: GetSwitchRequest,
     callback: (error: ServiceError | null, response: GetSwitchResponse) => void,
@@ -1964,7 +3392,10 @@ export interface SwitchServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListSwitchesResponse) => void,
   ): ClientUnaryCall;
-  /** Removes a switch that has no ports. */
+  /**
+   * Removes a switch that has no ports but mirrors. Errors: NOT_FOUND (SWITCH_NOT_FOUND),
+   * FAILED_PRECONDITION (SWITCH_IN_USE, SWITCH_IS_DEFAULT), ABORTED (ETAG_MISMATCH).
+   */
   deleteSwitch(
     request: DeleteSwitchRequest,
     callback: (error: ServiceError | null, response: DeleteSwitchResponse) => void,
@@ -1995,6 +3426,78 @@ export interface SwitchServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListForwardingEntriesResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
+   * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
+   * (PORT_EXISTS), INVALID_ARGUMENT (PORT_ID_INVALID, TAP_NAME_INVALID, ...), FAILED_PRECONDITION
+   * (TAP_UNAVAILABLE, TAP_DENIED, TAP_BUSY).
+   */
+  createPort(
+    request: CreatePortRequest,
+    callback: (error: ServiceError | null, response: CreatePortResponse) => void,
+  ): ClientUnaryCall;
+  createPort(
+    request: CreatePortRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: CreatePortResponse) => void,
+  ): ClientUnaryCall;
+  createPort(
+    request: CreatePortRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: CreatePortResponse) => void,
+  ): ClientUnaryCall;
+  /** Lists the ports of a switch, with what each has counted. */
+  listPorts(
+    request: ListPortsRequest,
+    callback: (error: ServiceError | null, response: ListPortsResponse) => void,
+  ): ClientUnaryCall;
+  listPorts(
+    request: ListPortsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListPortsResponse) => void,
+  ): ClientUnaryCall;
+  listPorts(
+    request: ListPortsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListPortsResponse) => void,
+  ): ClientUnaryCall;
+  /** Changes the policy of a port that CreatePort made; of a vif's, UpdateVif does. */
+  updatePort(
+    request: UpdatePortRequest,
+    callback: (error: ServiceError | null, response: UpdatePortResponse) => void,
+  ): ClientUnaryCall;
+  updatePort(
+    request: UpdatePortRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: UpdatePortResponse) => void,
+  ): ClientUnaryCall;
+  updatePort(
+    request: UpdatePortRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: UpdatePortResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Pulls out a port that CreatePort made. Errors: NOT_FOUND (PORT_NOT_FOUND), FAILED_PRECONDITION
+   * (PORT_NOT_OURS: the port of a vif or a client goes with it).
+   */
+  deletePort(
+    request: DeletePortRequest,
+    callback: (error: ServiceError | null, response: DeletePortResponse) => void,
+  ): ClientUnaryCall;
+  deletePort(
+    request: DeletePortRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: DeletePortResponse) => void,
+  ): ClientUnaryCall;
+  deletePort(
+    request: DeletePortRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: DeletePortResponse) => void,
   ): ClientUnaryCall;
 }
 

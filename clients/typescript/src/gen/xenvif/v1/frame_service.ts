@@ -17,8 +17,10 @@ import {
   type Metadata,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
+import { Duration } from "../../google/protobuf/duration.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
-import { Vif, VifPhase, vifPhaseFromJSON, vifPhaseToJSON } from "./vif.js";
+import { Port } from "./switch_service.js";
+import { PortPolicy, Vif, VifPhase, vifPhaseFromJSON, vifPhaseToJSON } from "./vif.js";
 
 /** How a stream takes part. */
 export const FrameMode = {
@@ -384,6 +386,27 @@ export interface OpenFrames {
     | undefined;
   /** Answer each batch that the client sends with `results`. */
   reportResults: boolean;
+  /** How to be a port, for ATTACH on a switch. */
+  port: ClientPort | undefined;
+}
+
+/** A client as a port of a switch. */
+export interface ClientPort {
+  /** The last part of the port's name, 1 to 32 characters of [a-z0-9.-]. Empty: one is made. */
+  portId: string;
+  /** The NIC's MAC address. Empty: one in the range 00:16:3e. */
+  mac: string;
+  /** What the port allows. `lock_mac` holds unless the policy says otherwise: see `any_mac`. */
+  policy:
+    | PortPolicy
+    | undefined;
+  /** The client may send from any MAC address, as a bridge does. */
+  anyMac: boolean;
+  /**
+   * How long the port stays after the client's stream broke, for it to come back by the same
+   * `port_id` and `mac`: up to 1 min. Unset: 5 s; zero: not at all.
+   */
+  grace: Duration | undefined;
 }
 
 /** Which frames a stream gets. */
@@ -440,6 +463,10 @@ export interface FramesOpened {
   /** The batching in force. */
   batching:
     | FrameBatching
+    | undefined;
+  /** ATTACH on a switch: the port that was made. */
+  port:
+    | Port
     | undefined;
   /**
    * The clock of every timestamp in this stream: nanoseconds of CLOCK_REALTIME when the stream
@@ -827,6 +854,7 @@ function createBaseOpenFrames(): OpenFrames {
     overflowPolicy: 0,
     initialCreditBytes: undefined,
     reportResults: false,
+    port: undefined,
   };
 }
 
@@ -861,6 +889,9 @@ export const OpenFrames: MessageFns<OpenFrames> = {
     }
     if (message.reportResults !== false) {
       writer.uint32(72).bool(message.reportResults);
+    }
+    if (message.port !== undefined) {
+      ClientPort.encode(message.port, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -950,6 +981,14 @@ export const OpenFrames: MessageFns<OpenFrames> = {
             message.reportResults = reader.bool();
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.port = ClientPort.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -985,6 +1024,7 @@ export const OpenFrames: MessageFns<OpenFrames> = {
         : isSet(object.report_results)
         ? globalThis.Boolean(object.report_results)
         : false,
+      port: isSet(object.port) ? ClientPort.fromJSON(object.port) : undefined,
     };
   },
 
@@ -1017,6 +1057,9 @@ export const OpenFrames: MessageFns<OpenFrames> = {
     if (message.reportResults !== false) {
       obj.reportResults = message.reportResults;
     }
+    if (message.port !== undefined) {
+      obj.port = ClientPort.toJSON(message.port);
+    }
     return obj;
   },
 
@@ -1042,6 +1085,154 @@ export const OpenFrames: MessageFns<OpenFrames> = {
       ? BigInt(object.initialCreditBytes)
       : undefined;
     message.reportResults = object.reportResults ?? false;
+    message.port = (object.port !== undefined && object.port !== null)
+      ? ClientPort.fromPartial(object.port)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseClientPort(): ClientPort {
+  return { portId: "", mac: "", policy: undefined, anyMac: false, grace: undefined };
+}
+
+export const ClientPort: MessageFns<ClientPort> = {
+  encode(message: ClientPort, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.portId !== "") {
+      writer.uint32(10).string(message.portId);
+    }
+    if (message.mac !== "") {
+      writer.uint32(18).string(message.mac);
+    }
+    if (message.policy !== undefined) {
+      PortPolicy.encode(message.policy, writer.uint32(26).fork()).join();
+    }
+    if (message.anyMac !== false) {
+      writer.uint32(32).bool(message.anyMac);
+    }
+    if (message.grace !== undefined) {
+      Duration.encode(message.grace, writer.uint32(42).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ClientPort {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseClientPort();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.portId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.mac = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.policy = PortPolicy.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.anyMac = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.grace = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ClientPort {
+    return {
+      portId: isSet(object.portId)
+        ? globalThis.String(object.portId)
+        : isSet(object.port_id)
+        ? globalThis.String(object.port_id)
+        : "",
+      mac: isSet(object.mac) ? globalThis.String(object.mac) : "",
+      policy: isSet(object.policy) ? PortPolicy.fromJSON(object.policy) : undefined,
+      anyMac: isSet(object.anyMac)
+        ? globalThis.Boolean(object.anyMac)
+        : isSet(object.any_mac)
+        ? globalThis.Boolean(object.any_mac)
+        : false,
+      grace: isSet(object.grace) ? Duration.fromJSON(object.grace) : undefined,
+    };
+  },
+
+  toJSON(message: ClientPort): unknown {
+    const obj: any = {};
+    if (message.portId !== "") {
+      obj.portId = message.portId;
+    }
+    if (message.mac !== "") {
+      obj.mac = message.mac;
+    }
+    if (message.policy !== undefined) {
+      obj.policy = PortPolicy.toJSON(message.policy);
+    }
+    if (message.anyMac !== false) {
+      obj.anyMac = message.anyMac;
+    }
+    if (message.grace !== undefined) {
+      obj.grace = Duration.toJSON(message.grace);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ClientPort>, I>>(base?: I): ClientPort {
+    return ClientPort.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ClientPort>, I>>(object: I): ClientPort {
+    const message = createBaseClientPort();
+    message.portId = object.portId ?? "";
+    message.mac = object.mac ?? "";
+    message.policy = (object.policy !== undefined && object.policy !== null)
+      ? PortPolicy.fromPartial(object.policy)
+      : undefined;
+    message.anyMac = object.anyMac ?? false;
+    message.grace = (object.grace !== undefined && object.grace !== null)
+      ? Duration.fromPartial(object.grace)
+      : undefined;
     return message;
   },
 };
@@ -1440,7 +1631,7 @@ export const FrameCredit: MessageFns<FrameCredit> = {
 };
 
 function createBaseFramesOpened(): FramesOpened {
-  return { bootId: "", vifs: [], limits: undefined, batching: undefined, clock: undefined };
+  return { bootId: "", vifs: [], limits: undefined, batching: undefined, port: undefined, clock: undefined };
 }
 
 export const FramesOpened: MessageFns<FramesOpened> = {
@@ -1456,6 +1647,9 @@ export const FramesOpened: MessageFns<FramesOpened> = {
     }
     if (message.batching !== undefined) {
       FrameBatching.encode(message.batching, writer.uint32(34).fork()).join();
+    }
+    if (message.port !== undefined) {
+      Port.encode(message.port, writer.uint32(50).fork()).join();
     }
     if (message.clock !== undefined) {
       Timestamp.encode(toTimestamp(message.clock), writer.uint32(42).fork()).join();
@@ -1508,6 +1702,14 @@ export const FramesOpened: MessageFns<FramesOpened> = {
             message.batching = FrameBatching.decode(reader, reader.uint32());
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.port = Port.decode(reader, reader.uint32());
+            continue;
+          }
           case 5: {
             if (tag !== 42) {
               break;
@@ -1538,6 +1740,7 @@ export const FramesOpened: MessageFns<FramesOpened> = {
       vifs: globalThis.Array.isArray(object?.vifs) ? object.vifs.map((e: any) => Vif.fromJSON(e)) : [],
       limits: isSet(object.limits) ? FrameLimits.fromJSON(object.limits) : undefined,
       batching: isSet(object.batching) ? FrameBatching.fromJSON(object.batching) : undefined,
+      port: isSet(object.port) ? Port.fromJSON(object.port) : undefined,
       clock: isSet(object.clock) ? fromJsonTimestamp(object.clock) : undefined,
     };
   },
@@ -1555,6 +1758,9 @@ export const FramesOpened: MessageFns<FramesOpened> = {
     }
     if (message.batching !== undefined) {
       obj.batching = FrameBatching.toJSON(message.batching);
+    }
+    if (message.port !== undefined) {
+      obj.port = Port.toJSON(message.port);
     }
     if (message.clock !== undefined) {
       obj.clock = message.clock.toISOString();
@@ -1575,6 +1781,7 @@ export const FramesOpened: MessageFns<FramesOpened> = {
     message.batching = (object.batching !== undefined && object.batching !== null)
       ? FrameBatching.fromPartial(object.batching)
       : undefined;
+    message.port = (object.port !== undefined && object.port !== null) ? Port.fromPartial(object.port) : undefined;
     message.clock = object.clock ?? undefined;
     return message;
   },
@@ -2223,9 +2430,9 @@ export const FrameServiceService = {
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
    * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED: another client is
+   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is
    * attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END), ABORTED
-   * (VIF_DELETED).
+   * (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
    */
   streamFrames: {
     path: "/xenvif.v1.FrameService/StreamFrames" as const,
@@ -2247,9 +2454,9 @@ export interface FrameServiceServer extends UntypedServiceImplementation {
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
    * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED: another client is
+   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is
    * attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END), ABORTED
-   * (VIF_DELETED).
+   * (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
    */
   streamFrames: handleBidiStreamingCall<StreamFramesRequest, StreamFramesResponse>;
 }
@@ -2262,9 +2469,9 @@ export interface FrameServiceClient extends Client {
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
    * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED: another client is
+   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is
    * attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END), ABORTED
-   * (VIF_DELETED).
+   * (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
    */
   streamFrames(): ClientDuplexStream<StreamFramesRequest, StreamFramesResponse>;
   streamFrames(options: Partial<CallOptions>): ClientDuplexStream<StreamFramesRequest, StreamFramesResponse>;

@@ -212,10 +212,17 @@ export interface VifSpec {
   rate:
     | RateLimit
     | undefined;
-  /** The switch that the vif is a port of, `switches/<id>`. Empty: the default switch. */
+  /**
+   * The switch that the vif is a port of, `switches/<id>`. Empty: the default switch. Where there is
+   * no switch of that name, one is made.
+   */
   switch: string;
   /** What the port on that switch allows. */
-  portPolicy: PortPolicy | undefined;
+  portPolicy:
+    | PortPolicy
+    | undefined;
+  /** The link is taken down: the guest sees no carrier, and no frame passes. */
+  linkDown: boolean;
 }
 
 /** A token bucket on what a guest sends, as xl's `rate=` gives it. */
@@ -241,6 +248,14 @@ export interface PortPolicy {
   trunkVlans: number[];
   /** The port exchanges frames with ports that are not isolated, and with no other. */
   isolated: boolean;
+  /** The VLAN of untagged frames on a trunk port, 1 to 4094. 0: they are dropped. */
+  nativeVlan: number;
+  /** Broadcast and multicast frames that the port may send each second. 0: any number. */
+  broadcastPerSecond: number;
+  /** Frames for addresses that the switch has not learnt, each second. 0: any number. */
+  unknownUnicastPerSecond: number;
+  /** The limit on what the port sends into the switch. Absent: no limit. */
+  rate: RateLimit | undefined;
 }
 
 /** What a vif is at this moment. */
@@ -563,7 +578,7 @@ export const Vif_LabelsEntry: MessageFns<Vif_LabelsEntry> = {
 };
 
 function createBaseVifSpec(): VifSpec {
-  return { mac: "", mtu: 0, rate: undefined, switch: "", portPolicy: undefined };
+  return { mac: "", mtu: 0, rate: undefined, switch: "", portPolicy: undefined, linkDown: false };
 }
 
 export const VifSpec: MessageFns<VifSpec> = {
@@ -582,6 +597,9 @@ export const VifSpec: MessageFns<VifSpec> = {
     }
     if (message.portPolicy !== undefined) {
       PortPolicy.encode(message.portPolicy, writer.uint32(42).fork()).join();
+    }
+    if (message.linkDown !== false) {
+      writer.uint32(48).bool(message.linkDown);
     }
     return writer;
   },
@@ -639,6 +657,14 @@ export const VifSpec: MessageFns<VifSpec> = {
             message.portPolicy = PortPolicy.decode(reader, reader.uint32());
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.linkDown = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -662,6 +688,11 @@ export const VifSpec: MessageFns<VifSpec> = {
         : isSet(object.port_policy)
         ? PortPolicy.fromJSON(object.port_policy)
         : undefined,
+      linkDown: isSet(object.linkDown)
+        ? globalThis.Boolean(object.linkDown)
+        : isSet(object.link_down)
+        ? globalThis.Boolean(object.link_down)
+        : false,
     };
   },
 
@@ -682,6 +713,9 @@ export const VifSpec: MessageFns<VifSpec> = {
     if (message.portPolicy !== undefined) {
       obj.portPolicy = PortPolicy.toJSON(message.portPolicy);
     }
+    if (message.linkDown !== false) {
+      obj.linkDown = message.linkDown;
+    }
     return obj;
   },
 
@@ -697,6 +731,7 @@ export const VifSpec: MessageFns<VifSpec> = {
     message.portPolicy = (object.portPolicy !== undefined && object.portPolicy !== null)
       ? PortPolicy.fromPartial(object.portPolicy)
       : undefined;
+    message.linkDown = object.linkDown ?? false;
     return message;
   },
 };
@@ -798,7 +833,17 @@ export const RateLimit: MessageFns<RateLimit> = {
 };
 
 function createBasePortPolicy(): PortPolicy {
-  return { lockMac: false, allowedAddresses: [], accessVlan: 0, trunkVlans: [], isolated: false };
+  return {
+    lockMac: false,
+    allowedAddresses: [],
+    accessVlan: 0,
+    trunkVlans: [],
+    isolated: false,
+    nativeVlan: 0,
+    broadcastPerSecond: 0,
+    unknownUnicastPerSecond: 0,
+    rate: undefined,
+  };
 }
 
 export const PortPolicy: MessageFns<PortPolicy> = {
@@ -821,6 +866,18 @@ export const PortPolicy: MessageFns<PortPolicy> = {
     }
     if (message.isolated !== false) {
       writer.uint32(40).bool(message.isolated);
+    }
+    if (message.nativeVlan !== 0) {
+      writer.uint32(48).uint32(message.nativeVlan);
+    }
+    if (message.broadcastPerSecond !== 0) {
+      writer.uint32(56).uint32(message.broadcastPerSecond);
+    }
+    if (message.unknownUnicastPerSecond !== 0) {
+      writer.uint32(64).uint32(message.unknownUnicastPerSecond);
+    }
+    if (message.rate !== undefined) {
+      RateLimit.encode(message.rate, writer.uint32(74).fork()).join();
     }
     return writer;
   },
@@ -888,6 +945,38 @@ export const PortPolicy: MessageFns<PortPolicy> = {
             message.isolated = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.nativeVlan = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.broadcastPerSecond = reader.uint32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.unknownUnicastPerSecond = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.rate = RateLimit.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -923,6 +1012,22 @@ export const PortPolicy: MessageFns<PortPolicy> = {
         ? object.trunk_vlans.map((e: any) => globalThis.Number(e))
         : [],
       isolated: isSet(object.isolated) ? globalThis.Boolean(object.isolated) : false,
+      nativeVlan: isSet(object.nativeVlan)
+        ? globalThis.Number(object.nativeVlan)
+        : isSet(object.native_vlan)
+        ? globalThis.Number(object.native_vlan)
+        : 0,
+      broadcastPerSecond: isSet(object.broadcastPerSecond)
+        ? globalThis.Number(object.broadcastPerSecond)
+        : isSet(object.broadcast_per_second)
+        ? globalThis.Number(object.broadcast_per_second)
+        : 0,
+      unknownUnicastPerSecond: isSet(object.unknownUnicastPerSecond)
+        ? globalThis.Number(object.unknownUnicastPerSecond)
+        : isSet(object.unknown_unicast_per_second)
+        ? globalThis.Number(object.unknown_unicast_per_second)
+        : 0,
+      rate: isSet(object.rate) ? RateLimit.fromJSON(object.rate) : undefined,
     };
   },
 
@@ -943,6 +1048,18 @@ export const PortPolicy: MessageFns<PortPolicy> = {
     if (message.isolated !== false) {
       obj.isolated = message.isolated;
     }
+    if (message.nativeVlan !== 0) {
+      obj.nativeVlan = Math.round(message.nativeVlan);
+    }
+    if (message.broadcastPerSecond !== 0) {
+      obj.broadcastPerSecond = Math.round(message.broadcastPerSecond);
+    }
+    if (message.unknownUnicastPerSecond !== 0) {
+      obj.unknownUnicastPerSecond = Math.round(message.unknownUnicastPerSecond);
+    }
+    if (message.rate !== undefined) {
+      obj.rate = RateLimit.toJSON(message.rate);
+    }
     return obj;
   },
 
@@ -956,6 +1073,10 @@ export const PortPolicy: MessageFns<PortPolicy> = {
     message.accessVlan = object.accessVlan ?? 0;
     message.trunkVlans = object.trunkVlans?.map((e) => e) || [];
     message.isolated = object.isolated ?? false;
+    message.nativeVlan = object.nativeVlan ?? 0;
+    message.broadcastPerSecond = object.broadcastPerSecond ?? 0;
+    message.unknownUnicastPerSecond = object.unknownUnicastPerSecond ?? 0;
+    message.rate = (object.rate !== undefined && object.rate !== null) ? RateLimit.fromPartial(object.rate) : undefined;
     return message;
   },
 };

@@ -89,11 +89,17 @@ export interface ListVifsResponse {
 }
 
 export interface UpdateVifRequest {
-  /** The vif as it shall be; `name` says which. */
+  /**
+   * The vif as it shall be; `name` says which, and an `etag` that is not empty "only if nothing
+   * changed since".
+   */
   vif:
     | Vif
     | undefined;
-  /** Which fields to change: `spec.mtu`, `spec.rate`, `spec.port_policy`, `labels`, ... */
+  /**
+   * Which fields to change: `labels`, `spec.rate`, `spec.switch`, `spec.port_policy`,
+   * `spec.link_down`, and `spec.mtu`, which a guest sees when it connects next.
+   */
   updateMask: string[] | undefined;
 }
 
@@ -1753,7 +1759,12 @@ export const VifServiceService = {
     responseSerialize: (value: ListVifsResponse): Buffer => Buffer.from(ListVifsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListVifsResponse => ListVifsResponse.decode(value),
   },
-  /** Changes the fields of spec and labels that `update_mask` names. */
+  /**
+   * Changes the fields of spec and labels that `update_mask` names, while frames flow.
+   *
+   * Errors: NOT_FOUND (VIF_NOT_FOUND), INVALID_ARGUMENT (FIELD_UNKNOWN, FIELD_IMMUTABLE, and those
+   * of CreateVif), ABORTED (ETAG_MISMATCH).
+   */
   updateVif: {
     path: "/xenvif.v1.VifService/UpdateVif" as const,
     requestStream: false as const,
@@ -1808,7 +1819,12 @@ export interface VifServiceServer extends UntypedServiceImplementation {
   getVif: handleUnaryCall<GetVifRequest, GetVifResponse>;
   /** Lists vifs in the order of their names, a page at a time. */
   listVifs: handleUnaryCall<ListVifsRequest, ListVifsResponse>;
-  /** Changes the fields of spec and labels that `update_mask` names. */
+  /**
+   * Changes the fields of spec and labels that `update_mask` names, while frames flow.
+   *
+   * Errors: NOT_FOUND (VIF_NOT_FOUND), INVALID_ARGUMENT (FIELD_UNKNOWN, FIELD_IMMUTABLE, and those
+   * of CreateVif), ABORTED (ETAG_MISMATCH).
+   */
   updateVif: handleUnaryCall<UpdateVifRequest, UpdateVifResponse>;
   /**
    * Unplugs a vif: asks the guest to close, waits, removes both directories from XenStore.
@@ -1881,7 +1897,12 @@ export interface VifServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListVifsResponse) => void,
   ): ClientUnaryCall;
-  /** Changes the fields of spec and labels that `update_mask` names. */
+  /**
+   * Changes the fields of spec and labels that `update_mask` names, while frames flow.
+   *
+   * Errors: NOT_FOUND (VIF_NOT_FOUND), INVALID_ARGUMENT (FIELD_UNKNOWN, FIELD_IMMUTABLE, and those
+   * of CreateVif), ABORTED (ETAG_MISMATCH).
+   */
   updateVif(
     request: UpdateVifRequest,
     callback: (error: ServiceError | null, response: UpdateVifResponse) => void,
