@@ -27,7 +27,7 @@ const client = new XenvifClient();
 try {
   const nic = await client.attach(vif);
   process.once('SIGINT', () => nic.disconnect());
-  console.log(`${address} is at ${values.mac} on ${nic.vif.name}; the guest is ${nic.mac}`);
+  console.log(`${address} is at ${values.mac} on ${nic.name}; the guest is ${nic.mac}`);
   for await (const { data } of nic) {
     const frame = Buffer.from(data);
     const reply = arpReply(frame) ?? pingReply(frame);

@@ -6,9 +6,11 @@ import { type Connection, closeConnection, openConnection } from './connection.j
 import { XenvifClientError } from './errors.js';
 import { checkHealth, type Health } from './health.js';
 import { HostInfo } from './host.js';
-import { type AttachOptions, Nic } from './nic.js';
+import { Nic } from './nic.js';
+import type { AttachOptions } from './nic-options.js';
 import { BatchObservation, FrameObservation, type ObserveOptions } from './observation.js';
 import { Stats } from './stats.js';
+import { Switches } from './switches.js';
 import { Vifs } from './vifs.js';
 
 export interface ClientConfig {
@@ -25,8 +27,10 @@ export interface ConnectOptions extends ClientConfig, CallOptions {}
 export class XenvifClient {
   /** Where the daemon is: `unix:/path` or `host:port`. */
   readonly address: string;
-  /** Creates, shows, lists, removes and watches vifs. */
+  /** Creates, shows, lists, changes, removes and watches vifs. */
   readonly vifs: Vifs;
+  /** Creates, shows, lists and removes switches, and plugs things into them. */
+  readonly switches: Switches;
   /** Shows, resets and streams counters. */
   readonly stats: Stats;
   /** Tells of the daemon and the domains it can see. */
@@ -42,6 +46,7 @@ export class XenvifClient {
     this.address = address === undefined ? defaultAddress() : parseAddress(address);
     this.#connection = openConnection(this.address, credentials, channelOptions);
     this.vifs = new Vifs(this.#connection);
+    this.switches = new Switches(this.#connection);
     this.stats = new Stats(this.#connection);
     this.host = new HostInfo(this.#connection);
   }
@@ -84,11 +89,13 @@ export class XenvifClient {
   }
 
   /**
-   * Becomes the NIC at the other end of a vif.
-   * @throws XenvifClientError VIF_NOT_FOUND, VIF_ATTACHED, VIF_NAME_INVALID
+   * Becomes a NIC: the one at the other end of a vif (`vifs/1.0`, `1.0`), or a port of a switch
+   * (`switches/default`).
+   * @throws XenvifClientError VIF_NOT_FOUND, VIF_ATTACHED, VIF_NAME_INVALID, SWITCH_NOT_FOUND,
+   *   SWITCH_NAME_INVALID, PORT_EXISTS, PORT_ID_INVALID, MAC_INVALID
    */
-  attach(vif: string, options: AttachOptions = {}): Promise<Nic> {
-    return Nic.attach(this.#connection, vif, options);
+  attach(target: string, options: AttachOptions = {}): Promise<Nic> {
+    return Nic.attach(this.#connection, target, options);
   }
 
   /** Closes the connection. Calls that are under way end with CANCELLED. */

@@ -161,7 +161,8 @@ function connectionError(details: string, address: string): XenvifClientError {
   });
 }
 
-function connectionLost(details: string, address: string): XenvifClientError {
+/** There was a connection to `address`, and it broke. */
+export function connectionLost(details: string, address: string): XenvifClientError {
   const message = `The connection to xenvifd at ${address} was lost.`;
   return new XenvifClientError('CONNECTION_LOST', 'UNAVAILABLE', message, { cause: details });
 }

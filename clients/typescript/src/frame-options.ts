@@ -8,6 +8,7 @@ import {
   type OpenFrames,
   OverflowPolicy,
 } from './gen/xenvif/v1/frame_service.js';
+import { type Port, portFromWire } from './switch.js';
 import { type Vif, vifFromWire } from './vif.js';
 
 /** Which frames a stream takes. */
@@ -54,6 +55,8 @@ export interface OpenedFrames {
   readonly batchBytes: number;
   readonly batchFrames: number;
   readonly lingerUs: number;
+  /** The port that was made, for a NIC on a switch. */
+  readonly port?: Port;
 }
 
 const DEFAULT_CREDIT_BYTES = 4 * 1024 * 1024;
@@ -61,7 +64,8 @@ const DEFAULT_CREDIT_BYTES = 4 * 1024 * 1024;
 const CREDIT_BYTES_MIN = 1024 * 1024;
 
 /** The part of the open message that is not the caller's choice. */
-export type FramePurpose = Pick<OpenFrames, 'mode' | 'vifs' | 'reportResults'>;
+export type FramePurpose = Pick<OpenFrames, 'mode' | 'vifs' | 'reportResults'> &
+  Partial<Pick<OpenFrames, 'switch' | 'port'>>;
 
 /**
  * The credit of a stream in bytes.
@@ -77,9 +81,9 @@ export function creditBytesOf(options: FrameStreamOptions): number {
 /** The open message of a stream. @throws XenvifClientError CREDIT_TOO_SMALL */
 export function openMessage(purpose: FramePurpose, options: FrameStreamOptions): OpenFrames {
   return {
-    ...purpose,
     switch: '',
     port: undefined,
+    ...purpose,
     selection: selectionToWire(options),
     limits: {
       queueBytes: BigInt(options.queueBytes ?? 0),
@@ -113,6 +117,7 @@ export function openedFromWire(wire: FramesOpened): OpenedFrames {
     batchBytes: wire.batching?.bytes ?? 0,
     batchFrames: wire.batching?.frames ?? 0,
     lingerUs: wire.batching?.lingerUs ?? 0,
+    ...(wire.port && { port: portFromWire(wire.port) }),
   };
 }
 

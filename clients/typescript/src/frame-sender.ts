@@ -1,6 +1,7 @@
 /**
  * The sending half of a NIC: gathers the frames of one turn of the event loop into messages, says
- * when the transport has taken them, and matches the daemon's results with what was sent.
+ * when the transport has taken them, and matches the daemon's results with what was sent. While the
+ * connection is broken, what the transport has not taken waits and is sent, in order, on the next.
  */
 import { BatchEncoder, type EncodedBatch } from './batch-encoder.js';
 import { Deferred } from './deferred.js';
@@ -27,12 +28,16 @@ export interface FrameSenderOptions {
 export class FrameSender {
   readonly #options: FrameSenderOptions;
   readonly #encoder = new BatchEncoder();
-  readonly #inFlight = new Set<PendingMessage>();
+  /** Messages that the transport has not taken, in order. */
+  readonly #inFlight = new Map<PendingMessage, EncodedBatch>();
   readonly #awaitingResults = new Map<number, PendingMessage>();
   #filling: PendingMessage | undefined;
   #queuedBytes = 0;
   #nextSequence = 1;
   #failure: XenvifClientError | undefined;
+  #suspended = false;
+  /** Counts connections: what an earlier one says of a message means nothing any more. */
+  #connections = 0;
 
   constructor(options: FrameSenderOptions) {
     this.#options = options;
@@ -41,6 +46,11 @@ export class FrameSender {
   /** Bytes of frames that the transport has not taken. */
   get queuedBytes(): number {
     return this.#queuedBytes;
+  }
+
+  /** Which frame of its message the frame is that was added last. */
+  get lastIndex(): number {
+    return this.#encoder.frameCount - 1;
   }
 
   /**
@@ -64,16 +74,39 @@ export class FrameSender {
     return this.#filling;
   }
 
-  /** Sends what has been gathered. */
+  /** Sends what has been gathered; while suspended, only makes room for more. */
   flush(): void {
     const pending = this.#filling;
     if (pending === undefined) return;
+    // A message has memory for a full one: those that wait for a connection are full, or the last.
+    if (this.#suspended && !this.#encoder.isFull) return;
     this.#filling = undefined;
     const batch = this.#encoder.finish(this.#options.withResults ? this.#nextSequence : 0);
-    this.#inFlight.add(pending);
+    this.#inFlight.set(pending, batch);
     if (this.#options.withResults) this.#awaitingResults.set(this.#nextSequence, pending);
     this.#nextSequence += batch.frameCount;
-    this.#options.send(batch.message, () => this.#accept(pending, batch));
+    if (!this.#suspended) this.#send(pending, batch);
+  }
+
+  /**
+   * The connection broke and another may follow. Results of what it had taken will never come: whoever
+   * waits for them gets `failure`.
+   */
+  suspend(failure: XenvifClientError): void {
+    this.#suspended = true;
+    this.#connections += 1;
+    for (const [sequence, pending] of this.#awaitingResults) {
+      if (this.#inFlight.has(pending)) continue;
+      this.#awaitingResults.delete(sequence);
+      pending.results.reject(failure);
+    }
+  }
+
+  /** There is another connection: what waits is sent on it. */
+  resume(): void {
+    this.#suspended = false;
+    for (const [pending, batch] of this.#inFlight) this.#send(pending, batch);
+    this.flush();
   }
 
   /** The daemon's results for the message that was numbered `firstSequence`. */
@@ -86,13 +119,20 @@ export class FrameSender {
   end(failure: XenvifClientError): void {
     if (this.#failure !== undefined) return;
     this.#failure = failure;
-    const pending = [...this.#inFlight, ...this.#awaitingResults.values()];
+    const pending = [...this.#inFlight.keys(), ...this.#awaitingResults.values()];
     if (this.#filling !== undefined) pending.push(this.#filling);
     this.#filling = undefined;
     for (const { accepted, results } of pending) {
       accepted.reject(failure);
       results.reject(failure);
     }
+  }
+
+  #send(pending: PendingMessage, batch: EncodedBatch): void {
+    const connection = this.#connections;
+    this.#options.send(batch.message, () => {
+      if (connection === this.#connections) this.#accept(pending, batch);
+    });
   }
 
   #accept(pending: PendingMessage, batch: EncodedBatch): void {

@@ -17,7 +17,8 @@ export type { FrameSelectionOptions, FrameStreamOptions, OpenedFrames } from './
 export type { Health } from './health.js';
 export type { Domain, Host, HostInfo, ListDomainsOptions } from './host.js';
 export type { LostTotals } from './loss.js';
-export { type AttachOptions, Nic, type NicStats } from './nic.js';
+export { Nic, type NicStats } from './nic.js';
+export type { AttachOptions, ClientPortOptions } from './nic-options.js';
 export {
   BatchObservation,
   FrameObservation,
@@ -25,13 +26,34 @@ export {
   type ObservationEvent,
   type ObserveOptions,
 } from './observation.js';
+export type { PortPolicy, PortPolicyInput } from './port-policy.js';
+export type { RateLimit } from './rate-limit.js';
 export type { DropCounter, FrameCounters, QueueStats, Stats, VifStats } from './stats.js';
 export type { StatsEvent, StatsStream, StatsStreamOptions } from './stats-stream.js';
 export type {
+  ForwardingEntry,
+  Mirror,
+  Port,
+  PortKind,
+  Switch,
+  SwitchSpec,
+  SwitchStatus,
+} from './switch.js';
+export { type PortNameParts, parsePortName, portName, switchName } from './switch-name.js';
+export type {
+  CreatePortOptions,
+  CreateSwitchOptions,
+  CreateTapOptions,
+  DeletePortOptions,
+  DeleteSwitchOptions,
+  ForwardingEntriesOptions,
+  ListSwitchesOptions,
+  Switches,
+} from './switches.js';
+export type {
   NegotiatedFeatures,
-  PortPolicy,
-  RateLimit,
   Vif,
+  VifChanges,
   VifPhase,
   VifSpec,
   VifSpecInput,
@@ -44,6 +66,7 @@ export type {
   CreateVifOptions,
   DeleteVifOptions,
   ListVifsOptions,
+  UpdateVifOptions,
   VifFilter,
   Vifs,
 } from './vifs.js';

@@ -1,35 +1,26 @@
 /**
- * The other end of a guest's interface: what the guest sends comes out, what is written goes to the
- * guest. The shape is that of Mirage's NETWORK module: write, writev, listen, mac, mtu, stats with
- * their reset, disconnect.
+ * A NIC that this program is: the other end of a guest's interface, or a port of a switch. What its
+ * peer sends comes out, what is written goes to the peer. The shape is that of Mirage's NETWORK module:
+ * write, writev, listen, mac, mtu, stats with their reset, disconnect.
  */
 import { checkFrameLength } from './batch-encoder.js';
 import type { Connection } from './connection.js';
 import { Deferred } from './deferred.js';
-import { XenvifClientError } from './errors.js';
+import { connectionLost, XenvifClientError } from './errors.js';
 import { type Frame, FrameIterator } from './frame.js';
 import type { FrameBatchView } from './frame-batch-view.js';
-import { FrameCall, type FrameEventMessage } from './frame-call.js';
-import type { InjectionOutcome, Lost } from './frame-messages.js';
-import type { FrameStreamOptions } from './frame-options.js';
+import type { FrameCall, FrameEventMessage } from './frame-call.js';
+import type { InjectionOutcome } from './frame-messages.js';
+import type { OpenedFrames } from './frame-options.js';
 import { FrameSender } from './frame-sender.js';
-import { FrameMode } from './gen/xenvif/v1/frame_service.js';
 import { LossAccount, type LostTotals } from './loss.js';
+import { type AttachOptions, attachPurpose, graceMsOf } from './nic-options.js';
+import { type NicPlace, placeOf } from './nic-place.js';
+import { ResumingFrameCall } from './resuming-frame-call.js';
+import type { Port } from './switch.js';
 import type { Vif, VifPhase } from './vif.js';
-import { vifName } from './vif-name.js';
 
-export interface AttachOptions extends Omit<FrameStreamOptions, 'maxFrames'> {
-  /** Have the daemon tell what became of each frame sent, which `inject` needs. Default false. */
-  readonly reportResults?: boolean | undefined;
-  /** Bytes of frames that may wait to be sent before writes fail. Default 16 MiB. */
-  readonly sendQueueBytes?: number | undefined;
-  /** Called for each run of frames that the guest sent and that will never come. */
-  readonly onLost?: ((lost: Lost) => void) | undefined;
-  /** Called when the vif's phase changes, for example when the guest closes its side. */
-  readonly onStatus?: ((phase: VifPhase, reason: string) => void) | undefined;
-}
-
-/** Frames and bytes: rx is what came from the guest, tx what was sent to it. */
+/** Frames and bytes: rx is what came from the guest or the switch, tx what was sent there. */
 export interface NicStats {
   readonly rxPackets: bigint;
   readonly rxBytes: bigint;
@@ -44,28 +35,34 @@ const WRITE_AHEAD_BYTES = 1024 * 1024;
 const DISCONNECT_TIMEOUT_MS = 2_000;
 
 export class Nic implements AsyncIterable<Frame> {
-  readonly #call: FrameCall;
+  readonly #connection: Connection;
+  readonly #call: ResumingFrameCall;
   readonly #sender: FrameSender;
   readonly #options: AttachOptions;
   readonly #listeners = new Set<(frame: Uint8Array) => void>();
   readonly #lost = new LossAccount();
   readonly #closed = new Deferred<XenvifClientError | undefined>();
-  #vif: Vif | undefined;
+  /** Set once attached, before anybody gets to see the NIC. */
+  #place: NicPlace = { name: '', mac: '', mtu: 0, phase: 'unspecified' };
   #phase: VifPhase = 'unspecified';
   #counters = { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 };
   #disconnected = false;
 
-  private constructor(connection: Connection, name: string, options: AttachOptions) {
-    const reportResults = options.reportResults ?? false;
-    const purpose = { mode: FrameMode.ATTACH, vifs: [vifName(name)], reportResults };
+  private constructor(connection: Connection, target: string, options: AttachOptions) {
+    this.#connection = connection;
     this.#options = options;
-    this.#call = new FrameCall(connection, purpose, options, {
-      onMessage: (message) => this.#intercept(message),
+    this.#call = new ResumingFrameCall(connection, {
+      purpose: (before) => attachPurpose(target, options, before),
+      stream: options,
+      resumeForMs: graceMsOf(target, options),
+      onMessage: (message, call) => this.#intercept(message, call),
+      onBroken: () => this.#break(),
+      onResumed: (opened) => this.#resume(opened),
       onEnd: (error) => this.#end(error),
     });
     this.#sender = new FrameSender({
       send: (message, onAccepted) => this.#call.send(message, onAccepted),
-      withResults: reportResults,
+      withResults: options.reportResults ?? false,
       queueBytes: options.sendQueueBytes ?? DEFAULT_SEND_QUEUE_BYTES,
       onSent: (frames, bytes) => {
         this.#counters.txPackets += frames;
@@ -75,44 +72,57 @@ export class Nic implements AsyncIterable<Frame> {
   }
 
   /**
-   * Attaches to the vif `name`.
-   * @throws XenvifClientError VIF_NOT_FOUND, VIF_ATTACHED (another client is), VIF_NAME_INVALID
+   * Attaches to a vif (`vifs/1.0` or `1.0`), or to a switch (`switches/default`) as a port of it.
+   * @throws XenvifClientError VIF_NOT_FOUND, VIF_ATTACHED (another client is), VIF_NAME_INVALID,
+   *   SWITCH_NOT_FOUND, SWITCH_NAME_INVALID, PORT_EXISTS, PORT_ID_INVALID, MAC_INVALID
    */
   static async attach(
     connection: Connection,
-    name: string,
+    target: string,
     options: AttachOptions = {},
   ): Promise<Nic> {
-    const nic = new Nic(connection, name, options);
-    const { vifs } = await nic.#call.opened;
-    const [vif] = vifs;
-    if (vif === undefined) {
+    const nic = new Nic(connection, target, options);
+    const opened = await nic.#call.open();
+    try {
+      nic.#place = placeOf(opened);
+    } catch (error) {
       nic.#call.close();
-      const message = 'The daemon attached without telling the vif.';
-      throw new XenvifClientError('RESPONSE_MALFORMED', 'INTERNAL', message);
+      throw error;
     }
-    nic.#vif = vif;
-    if (nic.#phase === 'unspecified') nic.#phase = vif.status.phase;
+    // A change of the vif may have been told already.
+    if (nic.#phase === 'unspecified') nic.#phase = nic.#place.phase;
     return nic;
   }
 
-  /** The vif as it was when the NIC was attached. */
-  get vif(): Vif {
-    if (this.#vif === undefined) throw disconnectedError();
-    return this.#vif;
+  /** The vif as it was when the NIC was attached; undefined for a NIC on a switch. */
+  get vif(): Vif | undefined {
+    return this.#place.vif;
   }
 
-  /** The guest's MAC address, as six hex pairs with colons. */
+  /** The port as it was when the NIC was attached; undefined for a NIC on a vif. */
+  get port(): Port | undefined {
+    return this.#place.port;
+  }
+
+  /** Where the NIC is attached: the name of its vif or of its port. */
+  get name(): string {
+    return this.#place.name;
+  }
+
+  /** The guest's MAC address on a vif, the NIC's own on a switch; as six hex pairs with colons. */
   get mac(): string {
-    return this.vif.spec.mac;
+    return this.#place.mac;
   }
 
   /** The largest Ethernet payload in bytes, without the header of 14. */
   get mtu(): number {
-    return this.vif.spec.mtu;
+    return this.#place.mtu;
   }
 
-  /** The vif's phase as last told. */
+  /**
+   * The vif's phase as last told; on a switch `connected`. `disconnected` while the NIC tries to come
+   * back.
+   */
   get phase(): VifPhase {
     return this.#phase;
   }
@@ -127,7 +137,7 @@ export class Nic implements AsyncIterable<Frame> {
     };
   }
 
-  /** Frames of the guest's that this client was too slow for. */
+  /** Received frames that this client was too slow for, and how often the connection was lost. */
   get lost(): LostTotals {
     return this.#lost;
   }
@@ -146,6 +156,10 @@ export class Nic implements AsyncIterable<Frame> {
    * Sends one frame of 14 to 65535 bytes, header included. The bytes are copied at once; the promise
    * settles when the transport has taken them, which is what a fast writer waits for. Frames written in
    * one turn of the event loop share a message.
+   *
+   * While a NIC that reconnects is away, writes wait, up to `sendQueueBytes`, and are sent in order when
+   * it is back; if it does not come back they fail with what ended it. What the transport had taken when
+   * the connection broke may be lost, and is not sent again.
    * @throws XenvifClientError FRAME_TOO_SHORT, FRAME_TOO_LONG, SEND_QUEUE_FULL, DISCONNECTED
    */
   async write(frame: Uint8Array): Promise<void> {
@@ -173,21 +187,24 @@ export class Nic implements AsyncIterable<Frame> {
   }
 
   /**
-   * Sends frames in messages of their own and waits for the daemon to tell what became of each.
-   * @throws XenvifClientError RESULTS_NOT_REPORTED without the option `reportResults`; as `write`.
+   * Sends frames and waits for the daemon to tell what became of each.
+   * @throws XenvifClientError RESULTS_NOT_REPORTED without the option `reportResults`; CONNECTION_LOST
+   *   when the connection broke before the daemon could tell; as `write`.
    */
   async inject(frames: readonly Uint8Array[]): Promise<InjectionOutcome[]> {
     if (!this.#options.reportResults) throw resultsNotReported();
     for (const frame of frames) checkFrameLength(frame.length);
-    this.#sender.flush();
-    const messages = new Set<Promise<readonly InjectionOutcome[]>>();
+    const places: { results: Promise<readonly InjectionOutcome[]>; index: number }[] = [];
     for (const frame of frames) {
       const pending = this.#sender.add([frame], frame.length);
-      messages.add(pending.results.promise);
+      // Others may write meanwhile: the message has their frames, too.
+      places.push({ results: pending.results.promise, index: this.#sender.lastIndex });
       if (this.#sender.queuedBytes >= WRITE_AHEAD_BYTES) await pending.accepted.promise;
     }
     this.#sender.flush();
-    return (await Promise.all(messages)).flat();
+    const told: InjectionOutcome[] = [];
+    for (const { results, index } of places) told.push((await results)[index] ?? 'unspecified');
+    return told;
   }
 
   /**
@@ -204,7 +221,7 @@ export class Nic implements AsyncIterable<Frame> {
    * `queueBytes` in the daemon; the rest is lost and told. Leaving the loop leaves the NIC attached.
    */
   [Symbol.asyncIterator](): AsyncIterator<Frame, undefined> {
-    return new FrameIterator(this.batches(), [this.vif.name]);
+    return new FrameIterator(this.batches(), [this.name]);
   }
 
   /** Yields received frames in batches, to be walked by offsets. */
@@ -235,19 +252,18 @@ export class Nic implements AsyncIterable<Frame> {
   }
 
   /** Deals with everything that cannot wait for somebody to ask for the next frame. */
-  #intercept(message: FrameEventMessage): boolean {
+  #intercept(message: FrameEventMessage, call: FrameCall): boolean {
     switch (message.type) {
       case 'batch':
         if (this.#listeners.size === 0) return false;
-        this.#deliver(message.batch);
+        this.#deliver(message.batch, call);
         return true;
       case 'lost':
         this.#lost.add(message.lost);
         this.#options.onLost?.(message.lost);
         return true;
       case 'status':
-        this.#phase = message.phase;
-        this.#options.onStatus?.(message.phase, message.reason);
+        this.#change(message.phase, message.reason);
         return true;
       case 'results':
         this.#sender.settle(Number(message.firstSequence), message.outcomes);
@@ -255,17 +271,34 @@ export class Nic implements AsyncIterable<Frame> {
     }
   }
 
-  #deliver(batch: FrameBatchView): void {
+  #deliver(batch: FrameBatchView, call: FrameCall): void {
     this.#countReceived(batch);
     for (let index = 0; index < batch.count; index += 1) {
       for (const onFrame of this.#listeners) onFrame(batch.frame(index));
     }
-    this.#call.giveCredit(batch.byteCount);
+    call.giveCredit(batch.byteCount);
   }
 
   #countReceived(batch: FrameBatchView): void {
     this.#counters.rxPackets += batch.count;
     this.#counters.rxBytes += batch.byteCount;
+  }
+
+  #break(): void {
+    this.#lost.reconnects += 1;
+    this.#sender.suspend(connectionLost('', this.#connection.address));
+    this.#change('disconnected', 'CONNECTION_LOST');
+  }
+
+  #resume(opened: OpenedFrames): void {
+    this.#place = placeOf(opened);
+    this.#sender.resume();
+    this.#change(this.#place.phase, 'REATTACHED');
+  }
+
+  #change(phase: VifPhase, reason: string): void {
+    this.#phase = phase;
+    this.#options.onStatus?.(phase, reason);
   }
 
   #end(error: XenvifClientError | undefined): void {

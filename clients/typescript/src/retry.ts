@@ -1,7 +1,10 @@
 /** How the SDK tries again: exponential backoff with jitter, ended by a signal. */
+import { isUnavailable } from './errors.js';
 
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 5_000;
+/** How often a call is made before its failure is the caller's. */
+const ATTEMPTS = 4;
 
 /** Delays between attempts: 100 ms, doubled each time up to 5 s, each shortened by up to half. */
 export class Backoff {
@@ -32,4 +35,20 @@ export function pause(delayMs: number, signal?: AbortSignal | undefined): Promis
     const timer = setTimeout(finish, delayMs);
     signal?.addEventListener('abort', finish, { once: true });
   });
+}
+
+/** Makes a call that may be repeated; again, a few times, while the daemon is not available. */
+export async function retrying<T>(
+  signal: AbortSignal | undefined,
+  call: () => Promise<T>,
+): Promise<T> {
+  const backoff = new Backoff();
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await call();
+    } catch (error) {
+      if (attempt === ATTEMPTS || !isUnavailable(error)) throw error;
+    }
+    await pause(backoff.nextMs(), signal);
+  }
 }

@@ -103,6 +103,6 @@ function queueFromWire(wire: WireQueueStats): QueueStats {
   return { ...wire, tx: countersFromWire(wire.tx), rx: countersFromWire(wire.rx) };
 }
 
-function countersFromWire(wire: WireFrameCounters | undefined): FrameCounters {
+export function countersFromWire(wire: WireFrameCounters | undefined): FrameCounters {
   return wire ?? { packets: 0n, bytes: 0n, drops: [] };
 }

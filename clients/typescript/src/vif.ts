@@ -1,30 +1,28 @@
 /** A vif as programs see it: the contract's `Vif` with words for enumerations and plain units. */
-import { durationFromMs, msFromDuration } from './duration.js';
 import {
   type NegotiatedFeatures,
-  type PortPolicy,
   VifPhase as VifPhases,
-  type RateLimit as WireRateLimit,
   type Vif as WireVif,
   type VifSpec as WireVifSpec,
   XenbusState as XenbusStates,
 } from './gen/xenvif/v1/vif.js';
+import {
+  type PortPolicy,
+  type PortPolicyInput,
+  policyFromWire,
+  policyToWire,
+} from './port-policy.js';
+import { type RateLimit, rateFromWire, rateToWire } from './rate-limit.js';
+import { switchName } from './switch-name.js';
 import { parseVifName } from './vif-name.js';
 import { type WordOf, wordOf } from './words.js';
 
-export type { NegotiatedFeatures, PortPolicy };
+export type { NegotiatedFeatures };
 
 /** `connecting`, `connected`, `disconnected`, `deleting`, `failed`; `unspecified` is never sent. */
 export type VifPhase = WordOf<typeof VifPhases>;
 /** A state of xen/io/xenbus.h, for example `init-wait`; `unspecified` where there is none. */
 export type XenbusState = WordOf<typeof XenbusStates>;
-
-/** The limit on what a guest may send: a token bucket. */
-export interface RateLimit {
-  readonly bytesPerInterval: bigint;
-  /** 1 to 1000 ms. */
-  readonly intervalMs: number;
-}
 
 /** What is wanted of a vif. */
 export interface VifSpec {
@@ -32,12 +30,14 @@ export interface VifSpec {
   readonly mac: string;
   /** The largest Ethernet payload in bytes. */
   readonly mtu: number;
-  /** Absent: no limit. */
+  /** The limit on what the guest may send. Absent: no limit. */
   readonly rate?: RateLimit;
   /** `switches/<id>`; empty: the default switch. */
   readonly switch: string;
-  /** Absent: no restrictions. */
+  /** What the port on that switch allows. Absent: everything. */
   readonly portPolicy?: PortPolicy;
+  /** The link is taken down: the guest sees no carrier, and no frame passes. */
+  readonly linkDown: boolean;
 }
 
 /** What a vif is at this moment. */
@@ -57,7 +57,7 @@ export interface VifStatus {
   readonly queues: number;
   /** How many times it has connected. */
   readonly connects: bigint;
-  /** The link is up: what the guest sees as its carrier. */
+  /** The link is up: what the guest sees as its carrier, and whether frames pass at all. */
   readonly linkUp: boolean;
 }
 
@@ -69,7 +69,7 @@ export interface Vif {
   readonly handle: number;
   /** Names this very vif, for ever. */
   readonly uid: string;
-  /** Changes with every change; give it to delete to say "only if nothing changed". */
+  /** Changes with every change; give it to update or delete to say "only if nothing changed". */
   readonly etag: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly spec: VifSpec;
@@ -82,7 +82,24 @@ export interface VifSpecInput {
   readonly mtu?: number | undefined;
   readonly rate?: RateLimit | undefined;
   readonly switch?: string | undefined;
-  readonly portPolicy?: Partial<PortPolicy> | undefined;
+  readonly portPolicy?: PortPolicyInput | undefined;
+  readonly linkDown?: boolean | undefined;
+}
+
+/**
+ * What to change of a vif. What is left out stays; null brings back the default: no rate limit, no
+ * policy, no labels, the default switch, an MTU of 1500, the link up.
+ */
+export interface VifChanges {
+  /** All labels: those that are not among them go. */
+  readonly labels?: Readonly<Record<string, string>> | null | undefined;
+  readonly rate?: RateLimit | null | undefined;
+  readonly switch?: string | null | undefined;
+  /** The whole policy: what it leaves out is no longer restricted. */
+  readonly portPolicy?: PortPolicyInput | null | undefined;
+  readonly linkDown?: boolean | null | undefined;
+  /** The guest sees it when it connects next. */
+  readonly mtu?: number | null | undefined;
 }
 
 export function vifFromWire(wire: WireVif): Vif {
@@ -99,7 +116,8 @@ export function vifFromWire(wire: WireVif): Vif {
       mtu: spec?.mtu || 1500,
       ...(spec?.rate && { rate: rateFromWire(spec.rate) }),
       switch: spec?.switch ?? '',
-      ...(spec?.portPolicy && { portPolicy: spec.portPolicy }),
+      ...(spec?.portPolicy && { portPolicy: policyFromWire(spec.portPolicy) }),
+      linkDown: spec?.linkDown ?? false,
     },
     status: {
       phase: wordOf(VifPhases, status?.phase ?? 0),
@@ -120,28 +138,39 @@ export function specToWire(spec: VifSpecInput): WireVifSpec {
   return {
     mac: spec.mac ?? '',
     mtu: spec.mtu ?? 0,
-    rate: spec.rate && {
-      bytesPerInterval: spec.rate.bytesPerInterval,
-      interval: durationFromMs(spec.rate.intervalMs),
-    },
-    switch: spec.switch ?? '',
-    linkDown: false,
-    portPolicy: spec.portPolicy && {
-      lockMac: false,
-      allowedAddresses: [],
-      accessVlan: 0,
-      trunkVlans: [],
-      isolated: false,
-      nativeVlan: 0,
-      broadcastPerSecond: 0,
-      unknownUnicastPerSecond: 0,
-      rate: undefined,
-      ...spec.portPolicy,
-    },
+    rate: spec.rate && rateToWire(spec.rate),
+    switch: spec.switch ? switchName(spec.switch) : '',
+    portPolicy: spec.portPolicy && policyToWire(spec.portPolicy),
+    linkDown: spec.linkDown ?? false,
   };
 }
 
-function rateFromWire(rate: WireRateLimit): RateLimit {
-  const intervalMs = rate.interval === undefined ? 50 : msFromDuration(rate.interval);
-  return { bytesPerInterval: rate.bytesPerInterval, intervalMs };
+/** The paths of the update mask, by the fields that a caller may give. */
+const MASK_PATHS: Readonly<Record<keyof VifChanges, string>> = {
+  labels: 'labels',
+  rate: 'spec.rate',
+  switch: 'spec.switch',
+  portPolicy: 'spec.port_policy',
+  linkDown: 'spec.link_down',
+  mtu: 'spec.mtu',
+};
+
+/** Which fields `changes` changes: those that are there at all. */
+export function maskOf(changes: VifChanges): string[] {
+  return Object.entries(MASK_PATHS)
+    .filter(([field]) => changes[field as keyof VifChanges] !== undefined)
+    .map(([, path]) => path);
+}
+
+/** The vif of an update: the fields to change as they shall be. */
+export function changesToWire(name: string, etag: string, changes: VifChanges): WireVif {
+  const { labels, rate, switch: parent, portPolicy, linkDown, mtu } = changes;
+  const spec = specToWire({
+    rate: rate ?? undefined,
+    switch: parent ?? undefined,
+    portPolicy: portPolicy ?? undefined,
+    linkDown: linkDown ?? undefined,
+    mtu: mtu ?? undefined,
+  });
+  return { name, uid: '', etag, labels: { ...labels }, spec, status: undefined };
 }

@@ -1,20 +1,26 @@
-/** VifService: vifs are created, shown, listed, removed and watched. */
+/** VifService: vifs are created, shown, listed, changed, removed and watched. */
 import { randomUUID } from 'node:crypto';
 import { type CallOptions, callUnary, DEFAULT_TIMEOUT_MS } from './call.js';
 import type { Connection } from './connection.js';
 import { durationFromMs } from './duration.js';
-import { isUnavailable, XenvifClientError } from './errors.js';
+import { XenvifClientError } from './errors.js';
 import type { Vif as WireVif } from './gen/xenvif/v1/vif.js';
 import { type CreateVifRequest, VifServiceService } from './gen/xenvif/v1/vif_service.js';
-import { Backoff, pause } from './retry.js';
-import { specToWire, type Vif, type VifSpecInput, vifFromWire } from './vif.js';
+import { retrying } from './retry.js';
+import {
+  changesToWire,
+  maskOf,
+  specToWire,
+  type Vif,
+  type VifChanges,
+  type VifSpecInput,
+  vifFromWire,
+} from './vif.js';
 import { vifName } from './vif-name.js';
 import { VifWatch, type WatchOptions } from './vif-watch.js';
 
 /** How long the daemon waits for a guest where the request does not say (the contract's default). */
 const DAEMON_WAIT_MS = 10_000;
-/** How often a create is tried before its failure is the caller's. */
-const CREATE_ATTEMPTS = 4;
 
 /** What to create, and how. */
 export interface CreateVifOptions extends CallOptions, VifSpecInput {
@@ -41,6 +47,11 @@ export interface VifFilter {
 export interface ListVifsOptions extends CallOptions, VifFilter {
   /** Vifs to ask for in one request, 1 to 1000. Default 100. The iterator yields all pages. */
   readonly pageSize?: number | undefined;
+}
+
+export interface UpdateVifOptions extends CallOptions {
+  /** Change the vif only if its etag is this. */
+  readonly etag?: string | undefined;
 }
 
 export interface DeleteVifOptions extends CallOptions {
@@ -77,22 +88,11 @@ export class Vifs {
       waitTimeout: waitMs === undefined ? undefined : durationFromMs(waitMs),
     };
     const timeoutMs = options.timeoutMs ?? (waitMs ?? DAEMON_WAIT_MS) + DEFAULT_TIMEOUT_MS;
-    const backoff = new Backoff();
-    for (let attempt = 1; ; attempt += 1) {
-      try {
-        const call = { signal, timeoutMs };
-        const response = await callUnary(
-          this.#connection,
-          VifServiceService.createVif,
-          request,
-          call,
-        );
-        return present(response.vif);
-      } catch (error) {
-        if (attempt === CREATE_ATTEMPTS || !isUnavailable(error)) throw error;
-      }
-      await pause(backoff.nextMs(), signal);
-    }
+    const call = { signal, timeoutMs };
+    const response = await retrying(signal, () =>
+      callUnary(this.#connection, VifServiceService.createVif, request, call),
+    );
+    return present(response.vif);
   }
 
   /** Shows the vif `name` (`vifs/1.0` or `1.0`). @throws XenvifClientError VIF_NOT_FOUND */
@@ -116,6 +116,19 @@ export class Vifs {
       for (const vif of page.vifs) yield vifFromWire(vif);
       pageToken = page.nextPageToken;
     } while (pageToken !== '');
+  }
+
+  /**
+   * Changes the vif `name` while frames flow. What `changes` leaves out stays; null clears.
+   * @throws XenvifClientError VIF_NOT_FOUND, ETAG_MISMATCH, UPDATE_MASK_MISSING (nothing to change), and
+   *   what `create` throws for each field.
+   */
+  async update(name: string, changes: VifChanges, options: UpdateVifOptions = {}): Promise<Vif> {
+    const vif = changesToWire(vifName(name), options.etag ?? '', changes);
+    const request = { vif, updateMask: maskOf(changes) };
+    const method = VifServiceService.updateVif;
+    const response = await callUnary(this.#connection, method, request, options);
+    return present(response.vif);
   }
 
   /**

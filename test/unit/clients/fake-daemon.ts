@@ -22,6 +22,7 @@ import {
   type FrameBatch,
   FrameServiceService,
   type FramesOpened,
+  type OpenFrames,
   type StreamFramesRequest,
   type StreamFramesResponse,
 } from '../../../clients/typescript/src/gen/xenvif/v1/frame_service.js';
@@ -35,11 +36,25 @@ import {
   type StreamStatsResponse,
   type VifStats,
 } from '../../../clients/typescript/src/gen/xenvif/v1/stats_service.js';
+import {
+  type CreatePortRequest,
+  type CreateSwitchRequest,
+  type DeletePortRequest,
+  type DeleteSwitchRequest,
+  type ForwardingEntry,
+  type ListForwardingEntriesRequest,
+  Port,
+  PortKind,
+  Switch,
+  SwitchServiceService,
+  type UpdatePortRequest,
+} from '../../../clients/typescript/src/gen/xenvif/v1/switch_service.js';
 import { Vif, VifPhase, XenbusState } from '../../../clients/typescript/src/gen/xenvif/v1/vif.js';
 import {
   type CreateVifRequest,
   type DeleteVifRequest,
   type ListVifsRequest,
+  type UpdateVifRequest,
   VifServiceService,
   type WatchVifsRequest,
   type WatchVifsResponse,
@@ -103,6 +118,29 @@ export function aVif(name: string): Vif {
   });
 }
 
+/** A switch with two ports. */
+export function aSwitch(id: string): Switch {
+  return Switch.fromPartial({
+    name: `switches/${id}`,
+    uid: `uid-${id}`,
+    etag: 'e1',
+    labels: { role: 'test' },
+    status: { ports: ['vif-1.0', 'tap0'], forwardingEntries: 2 },
+  });
+}
+
+/** A port of the switch `switches/default` with a TAP. */
+export function aPort(id: string, kind: PortKind = PortKind.TAP): Port {
+  return Port.fromPartial({
+    name: `switches/default/ports/${id}`,
+    kind,
+    device: id,
+    mac: '00:16:3e:00:00:aa',
+    mtu: 1400,
+    received: { packets: 5n, bytes: 500n, drops: [] },
+  });
+}
+
 export function someStats(name: string, packets: bigint): VifStats {
   const counters = { packets, bytes: packets * 100n, drops: [] };
   const time = new Date();
@@ -120,6 +158,15 @@ export function opened(vifs: readonly string[], bootId = 'boot-1'): StreamFrames
     clock: new Date(),
   };
   return { message: { $case: 'opened', value } };
+}
+
+/** The answer to an open message for a switch: the port that was asked for, or one that is made up. */
+export function openedPort({ port }: OpenFrames, bootId = 'boot-1'): StreamFramesResponse {
+  const answer = opened([], bootId);
+  if (answer.message?.$case !== 'opened') throw new Error('opened() answers something else');
+  const made = aPort(port?.portId || 'client-7', PortKind.CLIENT);
+  answer.message.value.port = { ...made, mac: port?.mac || made.mac };
+  return answer;
 }
 
 /** A message with `frames`, all from the guest. */
@@ -148,6 +195,15 @@ export class FakeDaemon {
   createFailures = 0;
   readonly deletes: DeleteVifRequest[] = [];
   readonly lists: ListVifsRequest[] = [];
+  readonly updates: UpdateVifRequest[] = [];
+  /** What SwitchService was asked, and what it has learnt. */
+  readonly switchCreates: CreateSwitchRequest[] = [];
+  readonly switchDeletes: DeleteSwitchRequest[] = [];
+  readonly portCreates: CreatePortRequest[] = [];
+  readonly portUpdates: UpdatePortRequest[] = [];
+  readonly portDeletes: DeletePortRequest[] = [];
+  readonly entryLists: ListForwardingEntriesRequest[] = [];
+  entries: ForwardingEntry[] = [];
   onFrames: (call: FramesCall) => void = (call) => call.end();
   onWatch: (call: WatchCall) => void = (call) => call.end();
   onStats: (call: StatsCall) => void = (call) => call.end();
@@ -160,6 +216,7 @@ export class FakeDaemon {
     server.addService(FrameServiceService, {
       streamFrames: (call: FramesCall) => this.onFrames(call),
     });
+    server.addService(SwitchServiceService, this.#switchService());
     server.addService(HostServiceService, this.#hostService());
     await new Promise<void>((resolve, reject) => {
       server.bindAsync(this.address, ServerCredentials.createInsecure(), (error) =>
@@ -210,7 +267,18 @@ export class FakeDaemon {
           const more = first + size < this.vifs.length;
           respond(null, { vifs, nextPageToken: more ? String(first + size) : '' });
         },
-        updateVif: (_call, respond) => respond({ code: status.UNIMPLEMENTED }),
+        updateVif: (call, respond) => {
+          this.updates.push(call.request);
+          const { vif, updateMask = [] } = call.request;
+          if (vif?.etag === 'stale') {
+            respond(failure(status.ABORTED, 'ETAG_MISMATCH', 'The vif has changed.'));
+            return;
+          }
+          const spec = { ...aVif('vifs/1.0').spec, ...vif?.spec };
+          respond(null, {
+            vif: { ...aVif(vif?.name ?? ''), ...(updateMask.length && { spec }) } as Vif,
+          });
+        },
         deleteVif: (call, respond) => {
           this.deletes.push(call.request);
           if (call.request.name === 'vifs/9.0' && !call.request.allowMissing) respond(notFound);
@@ -230,6 +298,59 @@ export class FakeDaemon {
         },
         resetStats: (call, respond) => respond(null, { stats: someStats(call.request.name, 7n) }),
         streamStats: (call) => this.onStats(call),
+      };
+    return service;
+  }
+
+  #switchService(): Parameters<Server['addService']>[1] {
+    const switches = ['alpha', 'beta', 'default'].map(aSwitch);
+    const notFound = failure(status.NOT_FOUND, 'SWITCH_NOT_FOUND', 'There is no such switch.');
+    const service: import('../../../clients/typescript/src/gen/xenvif/v1/switch_service.js').SwitchServiceServer =
+      {
+        createSwitch: (call, respond) => {
+          this.switchCreates.push(call.request);
+          if (this.switchCreates.length <= this.createFailures) {
+            respond(failure(status.UNAVAILABLE, 'XENSTORE_UNAVAILABLE', 'XenStore is away.'));
+          } else respond(null, { switch: aSwitch(call.request.switchId) });
+        },
+        getSwitch: (call, respond) => {
+          const found = switches.find(({ name }) => name === call.request.name);
+          if (found === undefined) respond(notFound);
+          else respond(null, { switch: found });
+        },
+        listSwitches: (call, respond) => {
+          const first = Number(call.request.pageToken || '0');
+          const size = call.request.pageSize || 100;
+          const nextPageToken = first + size < switches.length ? String(first + size) : '';
+          respond(null, { switches: switches.slice(first, first + size), nextPageToken });
+        },
+        deleteSwitch: (call, respond) => {
+          this.switchDeletes.push(call.request);
+          respond(null, {});
+        },
+        listForwardingEntries: (call, respond) => {
+          this.entryLists.push(call.request);
+          const first = Number(call.request.pageToken || '0');
+          const size = call.request.pageSize || 1000;
+          const nextPageToken = first + size < this.entries.length ? String(first + size) : '';
+          respond(null, { entries: this.entries.slice(first, first + size), nextPageToken });
+        },
+        createPort: (call, respond) => {
+          this.portCreates.push(call.request);
+          const { device, mirror, policy, portId } = call.request;
+          const kind = device?.$case === 'netfront' ? PortKind.NETFRONT : PortKind.TAP;
+          respond(null, { port: { ...aPort(portId || 'tap0', kind), mirror, policy } });
+        },
+        listPorts: (_call, respond) =>
+          respond(null, { ports: ['tap0', 'tap1'].map((id) => aPort(id)) }),
+        updatePort: (call, respond) => {
+          this.portUpdates.push(call.request);
+          respond(null, { port: { ...aPort('tap0'), policy: call.request.policy } });
+        },
+        deletePort: (call, respond) => {
+          this.portDeletes.push(call.request);
+          respond(null, {});
+        },
       };
     return service;
   }

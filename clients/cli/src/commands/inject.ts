@@ -60,7 +60,7 @@ async function inject(session: Session, vif: string, options: InjectOptions): Pr
   }
   const sent = [...outcomes.values()].reduce((sum, count) => sum + count, 0);
   const accepted = outcomes.get('accepted') ?? 0;
-  if (out.json) out.document({ vif: nic.vif.name, sent, skipped, ...Object.fromEntries(outcomes) });
+  if (out.json) out.document({ vif: nic.name, sent, skipped, ...Object.fromEntries(outcomes) });
   else out.line(summary(sent, skipped, outcomes));
   if (accepted < sent) {
     const message = `${sent - accepted} of ${sent} frames were not accepted.`;

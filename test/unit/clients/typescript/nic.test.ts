@@ -48,7 +48,7 @@ describe('a NIC', () => {
   it('knows its vif', async () => {
     const nic = await client.attach('1.0');
     expect(nic).toMatchObject({ mac: '00:16:3e:00:00:01', mtu: 1500, phase: 'connected' });
-    expect(nic.vif.name).toBe('vifs/1.0');
+    expect(nic.vif?.name).toBe('vifs/1.0');
     await nic.disconnect();
   });
 
