@@ -60,7 +60,12 @@ function failureLine(error: { readonly message: string; readonly code: string })
   return `xenvif: ${error.message} (${error.code})`;
 }
 
-const LOCAL_USAGE_CODES: ReadonlySet<string> = new Set(['ADDRESS_INVALID', 'VIF_NAME_INVALID']);
+const LOCAL_USAGE_CODES: ReadonlySet<string> = new Set([
+  'ADDRESS_INVALID',
+  'VIF_NAME_INVALID',
+  'SWITCH_NAME_INVALID',
+  'PORT_NAME_INVALID',
+]);
 
 function exitCodeOf(error: XenvifClientError): ExitCode {
   if (error.code === 'DAEMON_UNREACHABLE') return ExitCode.unreachable;

@@ -4,13 +4,17 @@ import { registerCapture } from './commands/capture.js';
 import { registerCreate } from './commands/create.js';
 import { registerDomains, registerHost, registerVersion } from './commands/host.js';
 import { registerInject } from './commands/inject.js';
+import { registerPort, registerTap, registerUplink } from './commands/ports.js';
+import { registerSet } from './commands/set.js';
 import { registerStats } from './commands/stats.js';
+import { registerSwitch } from './commands/switches.js';
 import { registerGet, registerLs, registerRm } from './commands/vifs.js';
 import { registerWatch } from './commands/watch.js';
 import { VERSION } from './version.js';
 
 const AFTER_HELP = `
-A VIF is written vifs/<domid>.<handle>, or <domid>.<handle> for short.
+A VIF is written vifs/<domid>.<handle>, or <domid>.<handle> for short; a SWITCH switches/<id> or <id>;
+a PORT switches/<id>/ports/<port> or <id>/<port>.
 
 The daemon's address is --address, else XENVIF_ADDRESS, else the first socket that exists of
 /run/xenvif/xenvifd.sock, $XDG_RUNTIME_DIR/xenvif/xenvifd.sock and
@@ -23,7 +27,7 @@ In JSON, 64-bit numbers are numbers up to 2^53 - 1 and strings beyond.`;
 /** Builds the program. `parseAsync` rejects with CommanderError, CliError or XenvifClientError. */
 export function buildProgram(): Command {
   const program = new Command('xenvif')
-    .description('Xen virtual network interfaces of a running xenvifd.')
+    .description('Xen virtual network interfaces and switches of a running xenvifd.')
     .version(VERSION, '-V, --version', 'print the version of this command')
     .option('--address <address>', 'the daemon: unix:/path, /path or host:port')
     .option('--json', 'print JSON: one document, or one a line for streams')
@@ -35,11 +39,16 @@ export function buildProgram(): Command {
     registerLs,
     registerGet,
     registerCreate,
+    registerSet,
     registerRm,
     registerWatch,
     registerStats,
     registerCapture,
     registerInject,
+    registerSwitch,
+    registerPort,
+    registerTap,
+    registerUplink,
     registerHost,
     registerDomains,
     registerVersion,

@@ -26,6 +26,11 @@ export function wasInterrupted(): boolean {
   return interrupt.signal.aborted;
 }
 
+function onOutputError(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error;
+  interrupt.abort();
+}
+
 /** Runs the body of a command in a session of its own. */
 export async function inSession(
   command: Command,
@@ -42,10 +47,10 @@ export async function inSession(
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
-    interrupt.abort();
-  });
+  // It stays: what is written last may fail when the command is done.
+  if (process.stdout.listenerCount('error', onOutputError) === 0) {
+    process.stdout.on('error', onOutputError);
+  }
   try {
     await body({ client, out, notes, interrupt: interrupt.signal });
   } finally {

@@ -50,6 +50,38 @@ export function rateLimit(text: string): RateLimit {
   return { bytesPerInterval, intervalMs };
 }
 
+/** VLANs: `10,20,30-39`. */
+export function vlanList(text: string): number[] {
+  const vlans = new Set<number>();
+  for (const part of text.split(',')) {
+    const [, first, last = first] = /^(\d+)(?:-(\d+))?$/.exec(part) ?? [];
+    const [from, to] = [Number(first), Number(last)];
+    if (!(from >= 1 && to <= 4094 && from <= to)) {
+      throw new InvalidArgumentError('Write VLANs from 1 to 4094, for example 10,20,30-39.');
+    }
+    for (let vlan = from; vlan <= to; vlan += 1) vlans.add(vlan);
+  }
+  return [...vlans].sort((a, b) => a - b);
+}
+
+/** VLANs as `vlanList` reads them. */
+export function vlanListText(vlans: readonly number[]): string {
+  const runs: string[] = [];
+  let start = 0;
+  for (let index = 0; index < vlans.length; index += 1) {
+    const vlan = vlans[index] ?? 0;
+    if (vlans[index + 1] === vlan + 1) continue;
+    runs.push(index === start ? String(vlan) : `${vlans[start]}-${vlan}`);
+    start = index + 1;
+  }
+  return runs.join(',');
+}
+
+/** Gathers texts of an option that may be repeated, or has several with commas. */
+export function textInto(text: string, previous: readonly string[] = []): string[] {
+  return [...previous, ...text.split(',').filter((part) => part !== '')];
+}
+
 /** Gathers `key=value` options. */
 export function labelInto(
   text: string,
@@ -104,7 +136,7 @@ export function labelsText(labels: Readonly<Record<string, string>>): string {
     .join(',');
 }
 
-/** `vifs/1.0` as people write it: `1.0`. */
+/** `vifs/1.0`, `switches/default` and `switches/default/ports/tap0` as people write them. */
 export function shortName(name: string): string {
-  return name.replace(/^vifs\//, '');
+  return name.replace(/^(?:vifs|switches)\//, '').replace('/ports/', '/');
 }

@@ -1,7 +1,8 @@
 /** A vif as text. */
 import type { Vif, VifPhase } from '@xenvif/client';
 import type { Output, Style } from './output.js';
-import { ageText, labelsText } from './units.js';
+import { policyText, rateText } from './policy-text.js';
+import { ageText, labelsText, shortName } from './units.js';
 
 const PHASE_STYLES: Partial<Record<VifPhase, Style>> = {
   connected: 'good',
@@ -27,19 +28,24 @@ export function printVif(out: Output, vif: Vif): void {
     ['labels', labelsText(vif.labels) || '-'],
     ['mac', spec.mac],
     ['mtu', String(spec.mtu)],
-    ['rate', rate ? `${rate.bytesPerInterval} bytes each ${rate.intervalMs} ms` : 'no limit'],
-    ['switch', spec.switch || 'default'],
-    ['port policy', portPolicy ? JSON.stringify(portPolicy) : '-'],
+    ['rate', rate ? rateText(rate) : 'no limit'],
+    ['switch', shortName(spec.switch) || 'default'],
+    ['port policy', policyText(portPolicy)],
     ['phase', phaseText(out, status.phase)],
     ['reason', `${status.reason}${status.message ? `: ${status.message}` : ''}`],
     ['since', status.since ? `${status.since.toISOString()} (${ageText(status.since)} ago)` : '-'],
-    ['link', status.linkUp ? 'up' : out.styled('down', 'bad')],
+    ['link', linkText(out, vif)],
     ['backend', status.backendState],
     ['frontend', status.frontendState],
     ['features', featuresText(vif)],
     ['queues', String(status.queues)],
     ['connects', String(status.connects)],
   ]);
+}
+
+function linkText(out: Output, { spec, status }: Vif): string {
+  if (spec.linkDown) return out.styled('down, as it is wanted', 'warning');
+  return status.linkUp ? 'up' : out.styled('down', 'bad');
 }
 
 function featuresText({ status }: Vif): string {

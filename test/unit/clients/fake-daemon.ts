@@ -195,7 +195,9 @@ export class FakeDaemon {
   createFailures = 0;
   readonly deletes: DeleteVifRequest[] = [];
   readonly lists: ListVifsRequest[] = [];
+  /** What UpdateVif was asked, and how often the vif has changed meanwhile. */
   readonly updates: UpdateVifRequest[] = [];
+  updateFailures = 0;
   /** What SwitchService was asked, and what it has learnt. */
   readonly switchCreates: CreateSwitchRequest[] = [];
   readonly switchDeletes: DeleteSwitchRequest[] = [];
@@ -270,7 +272,7 @@ export class FakeDaemon {
         updateVif: (call, respond) => {
           this.updates.push(call.request);
           const { vif, updateMask = [] } = call.request;
-          if (vif?.etag === 'stale') {
+          if (vif?.etag === 'stale' || this.updates.length <= this.updateFailures) {
             respond(failure(status.ABORTED, 'ETAG_MISMATCH', 'The vif has changed.'));
             return;
           }

@@ -1,4 +1,7 @@
-/** `xenvif inject`: sends frames to a guest, as the NIC at the other end of its vif. */
+/**
+ * `xenvif inject`: sends frames to a guest, as the NIC at the other end of its vif, or into a switch, as a
+ * port of it.
+ */
 import { readFile } from 'node:fs/promises';
 import { buffer } from 'node:stream/consumers';
 import type { InjectionOutcome, Nic } from '@xenvif/client';
@@ -21,24 +24,30 @@ const CHUNK_FRAMES = 128;
 const EXAMPLES = `
 The frames are sent in order; each chunk waits for what became of the one before. Frames that the guest
 sends meanwhile are ignored, but go to nobody else: one client is attached to a vif at a time.
+Into a switch they are sent from a port of their own, whatever their source addresses.
 The exit code is 1 unless every frame was accepted.
 
 Examples:
-  xenvif inject 1.0 --file frames.pcapng
+  xenvif inject 1.0 frames.pcapng
+  xenvif inject switches/default frames.pcapng
   tcpdump -r trace.pcap -w - arp | xenvif inject 1.0 --file -
   xenvif inject 1.0 --hex ffffffffffff00163e0000010800 --repeat 10 --interval 100ms`;
 
 export function registerInject(program: Command): void {
   program
-    .command('inject <vif>')
-    .description('send frames to a guest')
+    .command('inject <target> [file]')
+    .description('send frames to a guest (a vif), or into a switch (switches/<id>)')
     .option('--file <file>', 'the frames of this pcap or pcapng file; - is the standard input')
     .option('--hex <hex...>', 'frames as hex digits; colons, dashes and blanks are ignored')
     .option('--repeat <times>', 'send all of them so many times', wholeNumber(1, 1e9), 1)
     .option('--interval <duration>', 'wait so long after each frame', intervalMs)
     .addHelpText('after', EXAMPLES)
-    .action((vif: string, options: InjectOptions, command: Command) =>
-      inSession(command, (session) => inject(session, vif, options)),
+    .action((target: string, file: string | undefined, options: InjectOptions, command: Command) =>
+      inSession(command, (session) => {
+        if (file === undefined) return inject(session, target, options);
+        if (options.file !== undefined) throw usageError('Give the file once.');
+        return inject(session, target, { ...options, file });
+      }),
     );
 }
 
@@ -47,10 +56,16 @@ function intervalMs(text: string): number {
   return durationMs(/^\d+(\.\d+)?$/.test(text) ? `${text}ms` : text);
 }
 
-async function inject(session: Session, vif: string, options: InjectOptions): Promise<void> {
+async function inject(session: Session, target: string, options: InjectOptions): Promise<void> {
   const { client, out, interrupt } = session;
   const { frames, skipped } = await framesToSend(options);
-  await using nic = await client.attach(vif, { reportResults: true, signal: interrupt });
+  await using nic = await client.attach(target, {
+    reportResults: true,
+    anyMac: true,
+    // What became of frames must be known: nothing is sent on another connection.
+    reconnect: false,
+    signal: interrupt,
+  });
   nic.listen(() => {});
   const outcomes = new Map<InjectionOutcome, number>();
   for (let round = 0; round < options.repeat; round += 1) {
@@ -60,7 +75,13 @@ async function inject(session: Session, vif: string, options: InjectOptions): Pr
   }
   const sent = [...outcomes.values()].reduce((sum, count) => sum + count, 0);
   const accepted = outcomes.get('accepted') ?? 0;
-  if (out.json) out.document({ vif: nic.name, sent, skipped, ...Object.fromEntries(outcomes) });
+  if (out.json)
+    out.document({
+      [nic.port ? 'port' : 'vif']: nic.name,
+      sent,
+      skipped,
+      ...Object.fromEntries(outcomes),
+    });
   else out.line(summary(sent, skipped, outcomes));
   if (accepted < sent) {
     const message = `${sent - accepted} of ${sent} frames were not accepted.`;
@@ -98,7 +119,7 @@ interface FramesToSend {
 
 async function framesToSend({ file, hex = [] }: InjectOptions): Promise<FramesToSend> {
   if (file === undefined && hex.length === 0) {
-    throw usageError('Nothing to send: give --file or --hex.');
+    throw usageError('Nothing to send: give a file or --hex.');
   }
   const captured = file === undefined ? [] : readCapture(await readInput(file));
   const whole = captured.filter(({ data, originalLength }) => data.length >= originalLength);

@@ -2,7 +2,7 @@
 import { type Vif, vifName } from '@xenvif/client';
 import type { Command } from 'commander';
 import { inSession } from '../session.js';
-import { ageText, durationMs, labelInto, labelsText, wholeNumber } from '../units.js';
+import { ageText, durationMs, labelInto, labelsText, shortName, wholeNumber } from '../units.js';
 import { phaseText, printVif } from '../vif-text.js';
 
 interface LsOptions {
@@ -27,12 +27,14 @@ export function registerLs(program: Command): void {
           name,
           spec.mac,
           String(spec.mtu),
-          phaseText(out, status.phase),
+          phaseText(out, status.phase) + (spec.linkDown ? ', link down' : ''),
           ageText(status.since),
           String(status.queues),
+          shortName(spec.switch) || 'default',
           labelsText(labels),
         ]);
-        out.table(['VIF', 'MAC', 'MTU', 'PHASE', 'SINCE', 'QUEUES', 'LABELS'], rows, [2, 4, 5]);
+        const head = ['VIF', 'MAC', 'MTU', 'PHASE', 'SINCE', 'QUEUES', 'SWITCH', 'LABELS'];
+        out.table(head, rows, [2, 4, 5]);
       }),
     );
 }
