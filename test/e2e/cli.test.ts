@@ -1,13 +1,11 @@
 /** The command, as processes, against a real daemon; tshark reads what it captures. */
-import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { COMMAND, CommandUnderTest, EXAMPLES, ended, linesOf } from '../support/command.js';
 import { type DaemonUnderTest, startDaemon } from '../support/daemon.js';
 
-const COMMAND = fileURLToPath(new URL('../../clients/cli/bin/xenvif.js', import.meta.url));
-const EXAMPLES = fileURLToPath(new URL('../../clients/typescript/examples/', import.meta.url));
 const FRAME = 'ffffffffffff00163e00009988b5';
 
 let daemon: DaemonUnderTest;
@@ -26,50 +24,10 @@ afterAll(async () => {
   await daemon?.stop();
 });
 
-function start(file: string, args: readonly string[]): ChildProcessWithoutNullStreams {
-  const env = { ...process.env, XENVIF_ADDRESS: daemon.address };
-  return spawn(process.execPath, [file, ...args], { env });
-}
-
-interface Ended {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Waits for the end of a process, and gathers what it writes. `onText` sees stdout as it grows. */
-function ended(
-  child: ChildProcessWithoutNullStreams,
-  onText: (stdout: string) => void = () => {},
-): Promise<Ended> {
-  let stdout = '';
-  let stderr = '';
-  child.stdout.on('data', (chunk) => {
-    stdout += chunk;
-    onText(stdout);
-  });
-  child.stderr.on('data', (chunk) => {
-    stderr += chunk;
-  });
-  return new Promise((resolve) => child.on('close', (code) => resolve({ code, stdout, stderr })));
-}
-
-function xenvif(...args: string[]): Promise<Ended> {
-  return ended(start(COMMAND, args));
-}
-
-/** Runs until stdout has `text`, and then presses Ctrl-C. */
-function untilSeen(text: string, ...args: string[]): Promise<Ended> {
-  const child = start(COMMAND, args);
-  let pressed = false;
-  return ended(child, (stdout) => {
-    if (pressed || !stdout.includes(text)) return;
-    pressed = true;
-    child.kill('SIGINT');
-  });
-}
-
-const linesOf = (text: string): string[] => text.trimEnd().split('\n');
+const command = new CommandUnderTest(() => daemon.address);
+const start = command.start.bind(command);
+const xenvif = command.run.bind(command);
+const untilSeen = command.untilSeen.bind(command);
 
 describe('commands that ask', () => {
   it('list in plain columns and in JSON', async () => {
