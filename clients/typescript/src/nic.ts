@@ -159,7 +159,7 @@ export class Nic implements AsyncIterable<Frame> {
    *
    * While a NIC that reconnects is away, writes wait, up to `sendQueueBytes`, and are sent in order when
    * it is back; if it does not come back they fail with what ended it. What the transport had taken when
-   * the connection broke may be lost, and is not sent again.
+   * the connection broke may be lost, and is not sent again; what it was just taking may arrive twice.
    * @throws XenvifClientError FRAME_TOO_SHORT, FRAME_TOO_LONG, SEND_QUEUE_FULL, DISCONNECTED
    */
   async write(frame: Uint8Array): Promise<void> {

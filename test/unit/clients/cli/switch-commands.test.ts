@@ -15,6 +15,8 @@ beforeEach(async () => {
     printed += text;
     return true;
   });
+  // What commander says of a line that makes no sense.
+  vi.spyOn(process.stderr, 'write').mockImplementation(() => true);
 });
 
 afterEach(() => {

@@ -11,6 +11,7 @@ import {
   type Nic,
   XenvifClient,
 } from '../../../../clients/typescript/src/index.js';
+import { seededRandom } from '../../../support/random.js';
 import {
   FakeDaemon,
   type FramesCall,
@@ -257,6 +258,48 @@ describe('a NIC on a switch', () => {
     await nic.write(frame(9));
     await nic.disconnect();
     expect(received).toEqual([frame(9)]);
+  });
+});
+
+describe('a connection that breaks again and again', () => {
+  it('costs frames at most: every write ends, and what arrives is in order', async () => {
+    const random = seededRandom(20);
+    const nic = await attach({ graceMs: 20_000 });
+    const writes: Promise<void>[] = [];
+    for (let round = 0; round < 4; round += 1) {
+      for (let turn = 0; turn < 100; turn += 1) {
+        const number = writes.length;
+        const bytes = frame(0, 60 + random.below(1_400));
+        bytes.writeUInt32BE(number, 14);
+        writes.push(nic.write(bytes));
+        if (random.below(10) < 3) await new Promise(setImmediate);
+        if (turn === 40) daemon.stop();
+        if (turn === 80) await daemon.start();
+      }
+      await expect.poll(() => changes.length, { timeout: 5_000 }).toBe((round + 1) * 2);
+    }
+    await Promise.all(writes);
+    await nic.disconnect();
+    const numbers = [...new Set(received.map((bytes) => bytes.readUInt32BE(14)))];
+    expect(numbers).toEqual([...numbers].sort((a, b) => a - b));
+    // What was written while there was no connection is not lost.
+    expect(numbers.length).toBeGreaterThan(writes.length / 2);
+    expect(numbers.at(-1)).toBe(writes.length - 1);
+    expect(nic.stats.txPackets).toBe(BigInt(writes.length));
+  });
+
+  it('does not leave a NIC behind whose program failed in a callback', async () => {
+    const nic = await attach({
+      onStatus: () => {
+        throw new Error('a fault of the program');
+      },
+    });
+    daemon.stop();
+    expect(await nic.closed).toMatchObject({
+      code: 'CANCELLED',
+      cause: new Error('a fault of the program'),
+    });
+    await expect(nic.write(frame(1))).rejects.toMatchObject({ code: 'CANCELLED' });
   });
 });
 
