@@ -25,7 +25,7 @@ let opened = 0;
 async function openPair(mtu: number) {
   const namespace = await NetworkNamespace.create();
   // Without IPv6 the kernel looks for no routers and joins no groups on its own.
-  await namespace.run('sysctl', '-qw', 'net.ipv6.conf.default.disable_ipv6=1');
+  await namespace.run('sh', '-c', 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6');
   await namespace.run('ip', 'link', 'add', 'bridge', 'type', 'bridge', 'mcast_snooping', '0');
   opened += 1;
   const taps: TapDevice[] = [];
