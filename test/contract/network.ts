@@ -6,10 +6,18 @@
  */
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { FRAME_BYTES_MIN, FrameBatch } from '../../src/device/frame-batch.js';
+import {
+  CHECKSUM_BLANK,
+  FRAME_BYTES_MIN,
+  FrameBatch,
+  GSO_SIZE_SHIFT,
+  GSO_TYPE_SHIFT,
+} from '../../src/device/frame-batch.js';
 import { type Network, type NetworkStats, WriteOutcome } from '../../src/device/network.js';
+import { GSO_TYPE_TCPV4, GSO_TYPE_TCPV6 } from '../../src/ring/netif-extra.js';
 import type { LocalMemory } from '../../src/xen/local-memory.js';
 import { seededRandom } from '../support/random.js';
+import { blankTcpFrame, hasRightTcpChecksum } from '../support/tcp-frames.js';
 
 /** The forms of a NIC that know of single frames. */
 export interface FrameNic {
@@ -349,6 +357,33 @@ function batches(define: Define<NetworkUnderTest>): void {
     batch.free();
   });
 
+  define('leaves nothing undone for a far end that knows of no offloads', async (tested) => {
+    for (const version of [4, 6] as const) {
+      const segmented = (version === 4 ? GSO_TYPE_TCPV4 : GSO_TYPE_TCPV6) << GSO_TYPE_SHIFT;
+      const payload = makeFrame(5000, version);
+      const frames = [payload.subarray(0, 700), payload].map((part) =>
+        blankTcpFrame({ version, payload: part }),
+      );
+      const batch = stageBatch(tested.memory, frames, [
+        CHECKSUM_BLANK,
+        CHECKSUM_BLANK | segmented | (1000 << GSO_SIZE_SHIFT),
+      ]);
+      const arrived: Uint8Array[] = [];
+      const headerBytes = (frames[0] as Uint8Array).length - 700;
+      tested.far.hear((frame) => {
+        if (!isOurs(frame) && frame.length > headerBytes + 600) arrived.push(frame);
+      });
+      assert.equal(tested.nic.writeBatch(batch.batch), 2);
+      await until('all segments arrive', () => arrived.length >= 6);
+      batch.free();
+      assert.ok(arrived.every(hasRightTcpChecksum));
+      const parts = arrived.map((frame) => frame.subarray(headerBytes));
+      const lengths = parts.map(({ length }) => length);
+      assert.deepEqual(lengths, [700, 1000, 1000, 1000, 1000, 1000]);
+      assert.equal(Buffer.compare(Buffer.concat(parts.slice(1)), payload), 0);
+    }
+  });
+
   define('receives batches until the listener ends, and each time it begins', async (tested) => {
     const { nic, far } = tested;
     const arrived: Uint8Array[] = [];
@@ -420,13 +455,17 @@ function hearFar({ far }: NicUnderTest): Uint8Array[] {
   return frames;
 }
 
-function stageBatch(memory: LocalMemory, frames: readonly Uint8Array[]) {
+function stageBatch(
+  memory: LocalMemory,
+  frames: readonly Uint8Array[],
+  flags: readonly number[] = [],
+) {
   const region = memory.allocate(frames.reduce((sum, { length }) => sum + length, 0));
   const batch = new FrameBatch(memory.bytes, frames.length);
   let { offset } = region;
-  for (const frame of frames) {
+  for (const [index, frame] of frames.entries()) {
     memory.bytes.set(frame, offset);
-    batch.add(offset, frame.length, 0);
+    batch.add(offset, frame.length, flags[index] ?? 0);
     offset += frame.length;
   }
   return { batch, free: () => region.free() };
