@@ -295,6 +295,23 @@ describe.each(MODES)('a hub with %s', (_, asyncReaders) => {
     expect(heard).toEqual([1, 2]);
   });
 
+  test('calls a listener that threw no more, not even for the rest of a batch', async () => {
+    const [a, b] = [await connect(), await connect()];
+    let calls = 0;
+    const listening = b.listen(() => {
+      calls += 1;
+      throw new Error('not for me');
+    });
+    const told = expect(listening).rejects.toThrow('not for me');
+    const witness = hear(b);
+    const batch = new FrameBatch(new Uint8Array(60), 3);
+    for (let index = 0; index < 3; index += 1) batch.add(0, 60, 0);
+    a.writeBatch(batch);
+    await until('the other hears all', () => witness.length === 3);
+    await told;
+    expect(calls).toBe(1);
+  });
+
   test('yields after each write', async () => {
     let turns = 0;
     const yieldTurn = async () => {
@@ -371,6 +388,18 @@ describe('readers that come later', () => {
     expect(heard).toEqual([]);
     await write;
     await until('it has arrived', () => heard.length === 1);
+  });
+
+  test('hear nothing that was written before they began', async () => {
+    const third = await Vnetif.connect(backend);
+    const witness = hear(third);
+    const write = a.write(numbered(1));
+    const heard = hear(b);
+    await write;
+    await a.write(numbered(2));
+    await until('both are through', () => witness.length === 2);
+    expect(heard).toEqual([2]);
+    await third.disconnect();
   });
 
   test('keep no writer waiting, however long they take', async () => {

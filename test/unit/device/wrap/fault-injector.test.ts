@@ -216,6 +216,9 @@ describe('a fault injector', () => {
     expect(wire.injector.counts('sent').overflowed).toBe(1);
     wire.clock.advance(1);
     expect(wire.numbers).toEqual([0, 1]);
+    wire.send(3, 5, 0, 500);
+    wire.clock.advance(1);
+    expect(wire.numbers).toEqual([0, 1, 3, 4]);
   });
 
   test('turns one bit of a frame', async () => {
@@ -277,6 +280,30 @@ describe('a fault injector', () => {
     expect(runs[2]).not.toEqual(runs[0]);
   });
 
+  test('loses the same frames whatever else it does', async () => {
+    const lost: number[][] = [];
+    for (const others of [{}, { duplicate: 0.3, reorder: 0.2, jitterMs: 4, delayMs: 1 }]) {
+      wire = await Wire.open({ loss: 0.3, ...others });
+      wire.send(0, 300, 1);
+      wire.clock.advance(50);
+      const passed = new Set(wire.numbers);
+      lost.push(Array.from({ length: 300 }, (_, index) => index).filter((n) => !passed.has(n)));
+      await wire.close();
+    }
+    expect(lost[0]?.length).toBeGreaterThan(50);
+    expect(lost[1]).toEqual(lost[0]);
+  });
+
+  test('does not lose the same frames in both directions', async () => {
+    wire = await Wire.open({ loss: 0.5 }, 7, { loss: 0.5 });
+    const heard: number[] = [];
+    void wire.injector.listen((frame) => heard.push(numberOf(frame)));
+    wire.send(0, 200);
+    for (let index = 0; index < 200; index += 1) wire.far.writeBatch(batchOf(numbered(index, 100)));
+    expect(heard.length).toBeGreaterThan(50);
+    expect(heard).not.toEqual(wire.numbers);
+  });
+
   test('treats what is received apart from what is sent, and may change its mind', async () => {
     wire = await Wire.open({}, 1, { loss: 1 });
     const heard: number[] = [];
@@ -316,6 +343,8 @@ describe('a fault injector', () => {
     wire.far.writeBatch(batchOf(numbered(2, 60)));
     wire.clock.advance(10);
     expect(heard).toBe(1);
+    await wire.far.disconnect();
+    expect(wire.backend.memory.allocatedBytes).toBe(0);
   });
 
   test.each([
