@@ -76,19 +76,20 @@ export abstract class NetworkBase implements Network {
   }
 
   /**
-   * A listener threw. Here it is the caller's of `deliver`; a NIC whose caller cannot help it says
-   * otherwise, and then the other listeners get their batch.
+   * Listeners threw; this is what the first of them did. Here it is the caller's of `deliver`; a NIC
+   * whose caller cannot help it says otherwise.
    */
   protected listenerFailed(error: unknown): void {
     throw error;
   }
 
   /**
-   * Hands a batch to everybody who listens, until one of them has the NIC given up. What it returns
-   * resolves when all are done with it; undefined when they are.
+   * Hands a batch to everybody who listens, whoever throws, until one of them has the NIC given up.
+   * What it returns resolves when all are done with it; undefined when they are.
    */
   protected deliver(batch: FrameBatch): Promise<unknown> | undefined {
     let calls: Promise<unknown>[] | undefined;
+    let failures: unknown[] | undefined;
     for (const listener of this.#listeners) {
       try {
         const call = listener(batch);
@@ -96,9 +97,11 @@ export abstract class NetworkBase implements Network {
         calls ??= [];
         calls.push(call);
       } catch (error) {
-        this.listenerFailed(error);
+        failures ??= [];
+        failures.push(error);
       }
     }
+    if (failures !== undefined) this.listenerFailed(failures[0]);
     return calls === undefined ? undefined : Promise.all(calls);
   }
 

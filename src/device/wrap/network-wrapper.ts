@@ -59,8 +59,8 @@ export abstract class NetworkWrapper extends NetworkBase {
 /** A wrapper that looks at frames and lets them pass as they are. */
 export abstract class NetworkObserver extends NetworkWrapper {
   /**
-   * Called with every batch in `batch.timeNs`' order: received ones before their listeners, ones to
-   * send before they are sent, whatever will become of them.
+   * Called with every batch, which passes at `batch.timeNs`: with one that was received before its
+   * listeners are, with one to send before it is sent, whatever will become of it.
    */
   protected abstract observe(batch: FrameBatch, direction: FrameDirection): void;
 
@@ -85,7 +85,10 @@ export abstract class NetworkObserver extends NetworkWrapper {
   }
 
   #observeSent(batch: FrameBatch): void {
+    // The batch may be another NIC's, whose time it is to stay for who gets it next.
+    const { timeNs } = batch;
     batch.timeNs = frameTimeNs();
     this.observe(batch, 'sent');
+    batch.timeNs = timeNs;
   }
 }

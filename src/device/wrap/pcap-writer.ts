@@ -65,6 +65,7 @@ export class PcapWriter extends NetworkObserver {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#stream.off('error', this.#onError);
+    if (!this.#stream.writable) return;
     this.#stream.write(interfaceStatistics(frameTimeNs(), this.#frames, this.#dropped));
   }
 

@@ -273,9 +273,10 @@ describe.each(MODES)('a hub with %s', (_, asyncReaders) => {
     b?.listenBatch(() => {
       throw fault;
     });
-    const heard = hear(c as Vnetif);
+    const [same, other] = [hear(b as Vnetif), hear(c as Vnetif)];
     await a?.write(numbered(1));
-    await until('the last has heard', () => heard.length === 1);
+    await until('the last has heard', () => other.length === 1);
+    expect([same, other]).toEqual([[1], [1]]);
     expect(faults).toEqual([fault]);
     for (const vnetif of [a, b, c]) await vnetif?.disconnect();
     expect(hub.memory.allocatedBytes).toBe(0);

@@ -207,6 +207,29 @@ describe('a writer of captures', () => {
     expect(heard).toEqual([60, 61]);
   });
 
+  test('leaves a stream alone that somebody has ended', async () => {
+    const stream = new PassThrough().resume();
+    const faults: Error[] = [];
+    stream.on('error', (error) => faults.push(error));
+    const writer = new PcapWriter(near, stream, { name: 'short' });
+    stream.end();
+    await writer.write(frameOf(60));
+    writer.finish();
+    await new Promise(setImmediate);
+    expect(faults).toEqual([]);
+    expect(writer.dropped).toBe(1);
+  });
+
+  test('changes no time of a batch that others get, too', async () => {
+    const { writer, file } = capture();
+    const batch = batchOf([frameOf(60)]);
+    batch.timeNs = 12_345n;
+    writer.writeBatch(batch);
+    expect(batch.timeNs).toBe(12_345n);
+    const [[time]] = packets(file(), 'frame.time_epoch') as [[string]];
+    expect(Math.abs(Number(time) * 1000 - Date.now())).toBeLessThan(60_000);
+  });
+
   test('once finished writes no more', async () => {
     const { writer, file } = capture();
     await writer.write(frameOf(60));
