@@ -3,6 +3,7 @@
  * `device/vif` comes up by itself, as in a guest's kernel.
  */
 import type { Logger } from 'pino';
+import { StoreError } from '../../errors.js';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { CoalescedTask } from '../coalesced-task.js';
 import { NetfrontDevice } from './device.js';
@@ -109,7 +110,7 @@ export class Netfront {
   }
 
   async #scan(): Promise<void> {
-    const names = await this.#xen.store.directory(this.#root).catch((): string[] => []);
+    const names = await this.#listed();
     const present = new Set(names.filter((name) => /^(0|[1-9][0-9]{0,4})$/.test(name)).map(Number));
     for (const [handle, device] of this.#devices) {
       if (present.has(handle)) continue;
@@ -118,6 +119,17 @@ export class Netfront {
     }
     for (const handle of present) {
       if (!this.#devices.has(handle)) await this.#open(handle);
+    }
+  }
+
+  /** The names below `device/vif`; none where there is no such directory. @throws StoreError. */
+  async #listed(): Promise<string[]> {
+    try {
+      return await this.#xen.store.directory(this.#root);
+    } catch (error) {
+      // A store that is away says nothing of what is there.
+      if (error instanceof StoreError && error.errno === 'ENOENT') return [];
+      throw error;
     }
   }
 

@@ -236,11 +236,16 @@ export class StoreClient implements Store {
   /** Opens a connection, restores the watches on it, and only then lets requests use it. */
   async #establish(): Promise<void> {
     const stream = await this.#options.connect();
+    // Every watch fires as soon as it is restored. Who is told then asks, and must not be refused.
+    const early: [path: string, token: string][] = [];
     const connection: StoreConnection = new StoreConnection(stream, {
       requestTimeoutMs: this.#options.requestTimeoutMs,
       requestsMax: this.#options.requestsMax,
       replyBytesMax: this.#options.replyBytesMax,
-      onWatchEvent: (path, token) => this.#watches.fire(path, token),
+      onWatchEvent: (path, token) => {
+        if (this.#connection === connection) this.#watches.fire(path, token);
+        else early.push([path, token]);
+      },
       onLost: (reason) => this.#onLost(connection, reason),
     });
     if (this.#closed) {
@@ -264,6 +269,7 @@ export class StoreClient implements Store {
     this.#connection = connection;
     this.#reconnectDelayMs = this.#options.reconnectDelayMs;
     this.#tell(true);
+    for (const [path, token] of early) this.#watches.fire(path, token);
   }
 
   #onLost(connection: StoreConnection, reason: Error): void {
