@@ -17,13 +17,13 @@ export const deadlines = {
   /** dom0's agent, a Node.js program, starts and says hello. Seen: 1 s. */
   agentMs: 90_000,
   /** One command in dom0, when the caller gives no limit. */
-  runMs: 60_000,
+  runMs: 240_000,
   /** xl create: builds the domain and waits for its backends. Seen: 3 s. */
   guestCreateMs: 90_000,
   /** The guest's kernel boots and its init answers. Seen: 5 s. */
   guestReadyMs: 180_000,
   /** One command in a guest, when the caller gives no limit. */
-  guestRunMs: 60_000,
+  guestRunMs: 240_000,
   /** A guest that was asked to power off, or destroyed, is gone from xl list. Seen: 2 s. */
   guestGoneMs: 60_000,
   /** dom0 powers off; after that QEMU is killed. Seen: 1 s. */

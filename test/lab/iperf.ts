@@ -3,7 +3,7 @@
 import type { Peer } from './peer.js';
 
 /** Beyond what iperf3 itself takes: it starts, shakes hands and ends slowly under emulation. */
-const OVERHEAD_MS = 60_000;
+const OVERHEAD_MS = 180_000;
 
 export interface TcpFigures {
   readonly bytes: number;

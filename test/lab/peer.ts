@@ -14,7 +14,8 @@ export async function makeNamespace(lab: Lab, name: string): Promise<Peer> {
   await lab.check(`ip netns add ${name} && ip -n ${name} link set lo up`);
   return {
     name,
+    // Not bash, which would read ~/.bashrc: its input looks like a network login's.
     check: (command, options = {}) =>
-      lab.check(`nsenter --net=/run/netns/${name} bash -c ${quoted(command)}`, options),
+      lab.check(`nsenter --net=/run/netns/${name} sh -c ${quoted(command)}`, options),
   };
 }

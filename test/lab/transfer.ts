@@ -2,7 +2,7 @@
 
 import type { Peer } from './peer.js';
 
-const TRANSFER_MS = 180_000;
+const TRANSFER_MS = 300_000;
 const PATH = '/tmp/random';
 const PORT = 5001;
 
