@@ -25,7 +25,7 @@ const LEFT = { name: 'left', address: '10.0.0.1', mac: '00:16:3e:00:00:01' } as 
 const RIGHT = { name: 'right', address: '10.0.0.2', mac: '00:16:3e:00:00:02' } as const;
 const LEFT6 = 'fd00::1';
 const RIGHT6 = 'fd00::2';
-const FILE_MIB = rounds(4, 16);
+const FILE_MIB = rounds(1, 16);
 /** In the soak a gigabyte in all: four ways of TCP, and UDP. */
 const TCP_MIB = rounds(16, 220);
 const UDP_MIB = rounds(3, 60);
