@@ -328,7 +328,7 @@ async function expectStopped(reason: string): Promise<void> {
   expect(stopped.reason).toBe(reason);
   const domid = await hostile.domid();
   const error = await lab.check(`xenstore-read /local/domain/0/backend/vif/${domid}/0/error`);
-  expect(error.trim()).toBe(stopped.message);
+  expect(error.trim()).toBe(`${reason}: ${stopped.message}`);
 }
 
 beforeAll(async () => {
@@ -338,14 +338,13 @@ beforeAll(async () => {
   daemon = await Xenvifd.start(lab);
   const honest = ({ name, address, mac }: typeof NEAR | typeof FAR) =>
     lab.createGuest({ name, mac, address: `${address}/24`, memoryMiB: 128 });
-  near = await honest(NEAR);
-  far = await honest(FAR);
-  hostile = await lab.createGuest({
+  const dishonest = lab.createGuest({
     ...{ name: 'hostile', mac: '00:16:3e:66:66:66', memoryMiB: 128 },
     cmdline: 'lab.netfront=no',
     modules: ['xen-evtchn', 'xen-gntalloc'],
     files: { '/hostile-guest': program },
   });
+  [near, far, hostile] = await Promise.all([honest(NEAR), honest(FAR), dishonest]);
   await hostile.check('insmod /modules/xen-evtchn.ko; insmod /modules/xen-gntalloc.ko');
   vif = `vifs/${await hostile.domid()}.0`;
   await knowEachOther({ guest: near, ...NEAR }, { guest: far, ...FAR });

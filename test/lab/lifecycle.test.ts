@@ -20,8 +20,8 @@ const ANCHOR = { name: 'anchor', address: '10.0.0.2', mac: '00:16:3e:00:00:02' }
 const REBOOTS = rounds(2, 20);
 const SAVES = rounds(2, 20);
 const ATTACHES = rounds(5, 50);
-const RELOADS = rounds(2, 20);
-const RESTARTS = rounds(2, 10);
+const RELOADS = rounds(1, 20);
+const RESTARTS = rounds(1, 10);
 /** Longer than anything here takes, even where emulation has little of the machine. */
 const PATIENCE_MS = 120_000;
 /** A domain's memory goes page by page, and each page is emulated work. */
@@ -101,8 +101,7 @@ beforeAll(async () => {
   mkdirSync(logDir, { recursive: true });
   lab = await Lab.boot({ logDir });
   daemon = await Xenvifd.start(lab);
-  mover = await createGuest(MOVER);
-  anchor = await createGuest(ANCHOR);
+  [mover, anchor] = await Promise.all([createGuest(MOVER), createGuest(ANCHOR)]);
   await expectTraffic();
 }, PREPARATION_MS);
 afterAll(async () => {

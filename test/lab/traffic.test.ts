@@ -75,8 +75,7 @@ beforeAll(async () => {
       programs: ['/usr/bin/iperf3', '/usr/sbin/ethtool', '/usr/bin/tcpdump'],
       modules: ['8021q'],
     });
-  left = await create(LEFT);
-  right = await create(RIGHT);
+  [left, right] = await Promise.all([create(LEFT), create(RIGHT)]);
   await knowEachOther({ guest: left, ...LEFT }, { guest: right, ...RIGHT });
   leftVif = `vifs/${await left.domid()}.0`;
   rightVif = `vifs/${await right.domid()}.0`;
@@ -85,8 +84,7 @@ beforeAll(async () => {
   await left.check(`ip -6 address add ${LEFT6}/64 dev eth0`);
   await right.check(`ip -6 address add ${RIGHT6}/64 dev eth0`);
   await serveIperf(right);
-  await makeRandomFile(left, FILE_MIB);
-  await makeRandomFile(right, FILE_MIB);
+  await Promise.all([makeRandomFile(left, FILE_MIB), makeRandomFile(right, FILE_MIB)]);
 }, PREPARATION_MS);
 afterAll(async () => {
   daemon?.close(join(logDir, 'xenvifd.log'));
