@@ -403,7 +403,7 @@ describe('hostile guests on real Xen', () => {
       [`type=${setKey},a=${NO_REF},b=40`, invalid],
       [`type=${setMappingSize},a=4294967295`, invalid],
       [`type=${setMappingSize},a=2`, success],
-      [`type=${setMapping},a=@ctrl,b=1000`, invalid],
+      [`type=${setMapping},a=@ctrl,b=1000`, overflow],
       [`type=${setMapping},a=@ctrl,b=2,c=4294967295`, invalid],
       ['type=99', notSupported],
     ];
