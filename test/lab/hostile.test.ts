@@ -211,7 +211,7 @@ const REFUSALS: readonly KillCase[] = [
   {
     title: 'case 39: 2^32 queues',
     words: 'multi-queue-num-queues=4294967296',
-    reason: 'FRONTEND_KEY_INVALID',
+    reason: 'QUEUES_INVALID',
   },
   {
     title: 'case 39: very many queues',
