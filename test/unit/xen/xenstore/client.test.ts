@@ -131,6 +131,21 @@ describe('the connection', () => {
     expect(heard).toEqual([false, true]);
   });
 
+  test('who is told by a watch that XenStore is back can ask it at once', async () => {
+    const client = await open();
+    await client.write('/a', '1');
+    const answers: Promise<string>[] = [];
+    await client.watch('/a', () => answers.push(client.read('/a')));
+    await vi.waitFor(() => expect(answers.length).toBe(1));
+    for (let round = 1; round <= 10; round += 1) {
+      emulated.stop();
+      await vi.waitFor(() => expect(client.connected).toBe(false));
+      emulated.start();
+      await vi.waitFor(() => expect(answers.length).toBe(round + 1));
+      expect(await answers.at(-1)).toBe('1');
+    }
+  });
+
   test('a connection on which a request is not answered is given up', async () => {
     const client = await open({ requestTimeoutMs: 30 });
     emulated.fail({ request: 'READ', answer: 'nothing', times: 1 });
