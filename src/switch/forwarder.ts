@@ -135,7 +135,6 @@ export class Forwarder {
   #passAt(depth: number): ForwardingPass {
     const pass = this.#passes[depth] ?? new ForwardingPass(this.#memory);
     this.#passes[depth] = pass;
-    pass.reserve(this.#byIndex.length);
     return pass;
   }
 
@@ -153,6 +152,9 @@ export class Forwarder {
   #forward(pass: ForwardingPass, ingress: SwitchPort, batch: FrameBatch): void {
     const nowMs = this.#options.nowMs();
     for (let start = 0; start < batch.count; start += pass.count) {
+      // A network that was written to may have had ports plugged in and pulled out.
+      if (!ingress.isLive || ingress.mirrorsHere !== 0) return;
+      pass.reserve(this.#byIndex.length);
       const hasMirrors = this.mirrors.length > 0;
       pass.begin(batch, start, ingress.rules.vlans.isAware, hasMirrors);
       this.#sort(pass, ingress, batch, nowMs);

@@ -202,6 +202,28 @@ describe('ports', () => {
     expect(late?.port.index).toBe(4);
   });
 
+  test('a port pulled out by what its own frames set off teaches nothing any more', () => {
+    const scene = new SwitchScene();
+    const [a, b, c] = scene.all({}, {}, {});
+    if (b === undefined) throw new Error('There is no station b.');
+    b.nic.onWrite = () => a?.port.unplug();
+    a?.nic.sends(Array.from({ length: 600 }, (_, number) => frame(BROADCAST, mac(number))));
+    expect(c?.nic.take().length).toBe(256);
+    expect(scene.switch.forwardingEntryCount).toBe(0);
+  });
+
+  test('ports in great number, plugged in within a write, get the rest of a long batch', () => {
+    const scene = new SwitchScene();
+    const [a, b] = scene.all({}, {});
+    if (b === undefined) throw new Error('There is no station b.');
+    b.nic.onWrite = () => {
+      while (scene.stations.length < 200) scene.station();
+    };
+    a?.nic.sends(new Array(600).fill(frame(BROADCAST, A)));
+    expect(b.nic.take()).toHaveLength(600);
+    expect(scene.stations[199]?.nic.take()).toHaveLength(600 - 256);
+  });
+
   test('a station that answers within the call is served', () => {
     const scene = new SwitchScene();
     const [a, b, c] = scene.all({}, {}, {});
