@@ -320,13 +320,16 @@ export class Forwarder {
       }
       return true;
     }
-    if (pass.unicastCount !== count || pass.targetCount !== 1) return false;
-    this.#write(pass, pass.targets[0] as SwitchPort, batch);
+    const { lastTarget } = pass;
+    if (pass.unicastCount !== count || pass.runCount !== 1 || lastTarget === undefined)
+      return false;
+    this.#write(pass, lastTarget, batch);
     return true;
   }
 
   /** Hands each port a batch of its own. */
   #deliver(pass: ForwardingPass, ingress: SwitchPort, batch: FrameBatch): void {
+    pass.link(this.#byIndex);
     if (pass.floodCount === 0) {
       for (let target = 0; target < pass.targetCount; target += 1) {
         this.#deliverTo(pass, pass.targets[target] as SwitchPort, batch, false);

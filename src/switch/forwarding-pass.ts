@@ -18,6 +18,7 @@ import { FrameForm } from './vlan-membership.js';
 export const CHUNK_FRAMES = 256;
 
 const END = -1;
+const NOWHERE = -1;
 const NO_FRAME = 0x7fffffff;
 
 export class ForwardingPass {
@@ -35,12 +36,18 @@ export class ForwardingPass {
   readonly targets: SwitchPort[] = [];
   targetCount = 0;
   unicastCount = 0;
+  /** How many times a frame to one port followed none, or one to another port. */
+  runCount = 0;
+  /** Where the last frame to one port goes. */
+  lastTarget: SwitchPort | undefined;
   floodCount = 0;
   /** What `gather` makes. */
   readonly batch: FrameBatch;
   readonly outcomes = new Uint8Array(CHUNK_FRAMES);
   readonly #memory: LocalMemory;
   readonly #floods = new Uint16Array(CHUNK_FRAMES);
+  /** The index of the one port that a frame goes to, or `NOWHERE`. */
+  readonly #to = new Int16Array(CHUNK_FRAMES);
   readonly #next = new Int16Array(CHUNK_FRAMES);
   #heads = new Int16Array(0);
   #tails = new Int16Array(0);
@@ -87,6 +94,9 @@ export class ForwardingPass {
     this.count = count;
     this.floodCount = 0;
     this.unicastCount = 0;
+    this.runCount = 0;
+    this.lastTarget = undefined;
+    this.#to.fill(NOWHERE, 0, count);
   }
 
   /** Ends the chunk: no port has a list any more. */
@@ -98,6 +108,24 @@ export class ForwardingPass {
   }
 
   toPort(port: SwitchPort, frame: number): void {
+    this.#to[frame] = port.index;
+    this.unicastCount += 1;
+    if (port === this.lastTarget) return;
+    this.lastTarget = port;
+    this.runCount += 1;
+  }
+
+  /** Makes the lists of what goes to one port each, once all frames are sorted. */
+  link(portAt: readonly (SwitchPort | undefined)[]): void {
+    if (this.unicastCount === 0) return;
+    for (let frame = 0; frame < this.count; frame += 1) {
+      const index = this.#to[frame] as number;
+      const port = index === NOWHERE ? undefined : portAt[index];
+      if (port !== undefined) this.#append(port, frame);
+    }
+  }
+
+  #append(port: SwitchPort, frame: number): void {
     const { index } = port;
     this.#next[frame] = END;
     if (this.#heads[index] === END) {
@@ -108,7 +136,6 @@ export class ForwardingPass {
       this.#next[this.#tails[index] as number] = frame;
     }
     this.#tails[index] = frame;
-    this.unicastCount += 1;
   }
 
   toAll(frame: number): void {
