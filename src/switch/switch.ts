@@ -9,8 +9,9 @@
 import type { Network } from '../device/network.js';
 import { AlreadyExistsError, FailedPreconditionError, ResourceExhaustedError } from '../errors.js';
 import type { LocalMemory } from '../xen/local-memory.js';
-import { Forwarder, TICK_MS } from './forwarder.js';
+import { Forwarder } from './forwarder.js';
 import { ForwardingTable } from './forwarding-table.js';
+import { TICK_MS } from './frame-sorter.js';
 import { MIRRORS_MAX, type MirrorOptions, MirrorSession } from './mirror.js';
 import { NO_STORM_LIMITS, type PortPolicy, PortRules, type StormLimits } from './port-policy.js';
 import { type PortHost, SwitchPort } from './switch-port.js';
