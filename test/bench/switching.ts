@@ -137,38 +137,22 @@ async function measureSwitch(hub: boolean): Promise<number> {
   return rate;
 }
 
-/** The plainest hub: a writer is answered when every listener has read its own copy. */
-class PlainHub {
-  readonly #listeners = new Map<number, (frame: Uint8Array) => Promise<void>>();
-
-  register(node: number, listener: (frame: Uint8Array) => Promise<void>): void {
-    this.#listeners.set(node, listener);
-  }
-
-  async write(from: number, frame: Uint8Array): Promise<void> {
-    for (const [node, listener] of this.#listeners) {
-      if (node !== from) await listener(frame.slice());
-    }
-  }
-}
-
 async function measurePlain(): Promise<number> {
   const memory = new Uint8Array(MEMORY_BYTES);
   const counts = new Array<number>(listeners).fill(0);
-  const hub = new PlainHub();
-  for (let index = 0; index < listeners; index += 1) {
+  const hub = Array.from({ length: listeners }, (_, index) => {
     const ring = new Ring(index * RING_BYTES);
-    hub.register(index + 1, async (frame) => {
+    return async (frame: Uint8Array) => {
       memory.set(frame, ring.take(frame.length));
       counts[index] = (counts[index] ?? 0) + 1;
-    });
-  }
+    };
+  });
   const frame = new Uint8Array(frameBytes);
   addressed(frame, 0, 0);
   let sent = 0;
   const rate = await measure(BATCH_FRAMES, async () => {
     for (let index = 0; index < BATCH_FRAMES; index += 1) {
-      await hub.write(0, frame);
+      for (const listener of hub) await listener(frame.slice());
       sent += 1;
     }
   });
