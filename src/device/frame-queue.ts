@@ -3,6 +3,7 @@
  * frame always lies in one piece: where it does not fit before the region's end, the rest of the
  * region is left unused and the frame goes to the front.
  */
+import { GrantError } from '../errors.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 
 export class FrameQueue {
@@ -63,8 +64,9 @@ export class FrameQueue {
     if (this.#count === this.#capacityFrames) return false;
     const place = this.#place(length);
     if (place === undefined) return false;
-    this.#region ??= this.#memory.allocate(this.#capacityBytes);
-    const target = this.#region.offset + place;
+    const region = this.#takeRegion();
+    if (region === undefined) return false;
+    const target = region.offset + place;
     this.#memory.bytes.copyWithin(target, offset, offset + length);
     const slot = (this.#head + this.#count) % this.#capacityFrames;
     this.#offsets[slot] = target;
@@ -94,6 +96,16 @@ export class FrameQueue {
     this.#region?.free();
     this.#region = undefined;
     return dropped;
+  }
+
+  /** A queue that finds no memory is a queue that is full: its frames are its user's to count. */
+  #takeRegion(): LocalRegion | undefined {
+    try {
+      this.#region ??= this.#memory.allocate(this.#capacityBytes);
+    } catch (error) {
+      if (!(error instanceof GrantError)) throw error;
+    }
+    return this.#region;
   }
 
   #place(length: number): number | undefined {

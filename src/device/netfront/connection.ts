@@ -77,6 +77,7 @@ export class NetfrontConnection {
         features,
         settings,
         rxScratch,
+        drain: (queue) => this.#drain(queue),
         ...hooks,
       };
       for (let index = 0; index < features.queues; index += 1) {
@@ -103,9 +104,8 @@ export class NetfrontConnection {
       const offset = batch.offset(index);
       const length = batch.length(index);
       const queue = this.#queueFor(offset, length);
-      const outcome = this.#send(queue, offset, length, batch.flag(index));
+      const outcome = this.#sendOrQueue(queue, offset, length, batch.flag(index));
       if (outcome === WriteOutcome.accepted) accepted += 1;
-      else if (outcome === WriteOutcome.queueFull) queue.metrics.tx.drop('tx-ring', 'RING_FULL');
       if (outcomes !== undefined) outcomes[index] = outcome;
     }
     if (accepted > 0) this.#push();
@@ -118,6 +118,8 @@ export class NetfrontConnection {
     const length = batch.length(0);
     const queue = this.#queueFor(offset, length);
     queue.tx.reclaim();
+    // What came before it in batches goes before it.
+    if (queue.waiting.count > 0) return WriteOutcome.queueFull;
     const outcome = this.#send(queue, offset, length, batch.flag(0));
     if (outcome === WriteOutcome.accepted) queue.push();
     return outcome;
@@ -167,6 +169,33 @@ export class NetfrontConnection {
 
   #hash(offset: number, length: number): number {
     return flowHash(this.#memory.bytes, offset, length);
+  }
+
+  /** Sends a frame of a batch, or has it wait behind those that do. */
+  #sendOrQueue(queue: FrontQueue, offset: number, length: number, flags: number): WriteOutcome {
+    const { waiting } = queue;
+    if (waiting.count > 0) this.#drain(queue);
+    if (waiting.count === 0) {
+      const outcome = this.#send(queue, offset, length, flags);
+      if (outcome !== WriteOutcome.queueFull) return outcome;
+    }
+    if (waiting.push(offset, length, flags, 0)) return WriteOutcome.accepted;
+    queue.metrics.tx.drop('tx-queue', 'TX_QUEUE_FULL');
+    return WriteOutcome.queueFull;
+  }
+
+  /** Sends what waits for room on a queue's ring, as far as there is room now. */
+  #drain(queue: FrontQueue): void {
+    const { waiting } = queue;
+    let sent = 0;
+    while (waiting.count > 0) {
+      const { flags, length, offset } = waiting;
+      if (this.#send(queue, offset, length, flags) === WriteOutcome.queueFull) break;
+      waiting.shift();
+      sent += 1;
+    }
+    if (waiting.count === 0) waiting.clear();
+    if (sent > 0) queue.push();
   }
 
   /** Puts one frame on the ring, changed where the backend could not take it as it is. */

@@ -9,6 +9,7 @@ import { ringSize } from '../../ring/shared-ring.js';
 import type { Page } from '../../xen/page.js';
 import type { SharedPages, Xen } from '../../xen/xen.js';
 import { frameTimeNs } from '../clock.js';
+import { FrameQueue } from '../frame-queue.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import { PatientChannel } from '../patient-channel.js';
@@ -19,6 +20,9 @@ import { TxRing } from './tx-ring.js';
 
 /** Responses that one turn takes before other devices get theirs. */
 const RESPONSES_PER_TURN = 1024;
+/** What may wait for room on the TX ring: as much as a netback keeps for a guest. */
+const WAITING_BYTES = 512 * 1024;
+const WAITING_FRAMES = 1024;
 /** How often pages that the backend has not let go of are looked at again. */
 const HELD_RETRY_MS = 50;
 
@@ -30,6 +34,8 @@ export interface QueueContext {
   readonly settings: NetfrontSettings;
   readonly rxScratch: RxScratch;
   readonly received: BatchListener;
+  /** There may be room on this queue's TX ring again: sends what waits for it. */
+  readonly drain: (queue: FrontQueue) => void;
   /** There may be room on a TX ring again. */
   readonly writable: () => void;
   /** The rings make no sense, or Xen failed us: the connection must be closed. */
@@ -39,6 +45,8 @@ export interface QueueContext {
 export class FrontQueue {
   readonly keys: QueueKeys;
   readonly tx: TxRing;
+  /** Frames of batches that found no room on the TX ring, in their order. */
+  readonly waiting: FrameQueue;
   readonly metrics: QueueMetrics;
   readonly #context: QueueContext;
   readonly #rx: RxRing;
@@ -70,6 +78,7 @@ export class FrontQueue {
       const txPages = this.#share(ringSize(TX_SLOT_BYTES), 'read');
       const rxPages = this.#share(ringSize(RX_SLOT_BYTES), 'write');
       const { memory } = xen;
+      this.waiting = new FrameQueue(memory, WAITING_BYTES, WAITING_FRAMES);
       this.tx = new TxRing(txPage, txPages, memory, metrics, settings.ringStart);
       this.#rx = new RxRing(rxPage, rxPages, memory, metrics, settings, context.rxScratch);
       this.#txChannel = allocate();
@@ -100,6 +109,8 @@ export class FrontQueue {
     this.#open = false;
     if (this.#immediate !== undefined) clearImmediate(this.#immediate);
     clearTimeout(this.#heldTimer);
+    const dropped = this.waiting.clear();
+    if (dropped > 0) this.metrics.tx.drop('tx-queue', 'DISCONNECTED', dropped);
     if (this.#rxChannel !== this.#txChannel) this.#rxChannel.close();
     this.#txChannel.close();
     return this.#shared;
@@ -137,6 +148,7 @@ export class FrontQueue {
         }
         this.tx.reclaim();
         this.#retryHeld();
+        if (this.waiting.count > 0) this.#context.drain(this);
         // Also when nothing was reclaimed here: a write that found no room may have done that before.
         this.#context.writable();
         if (this.#open) budget -= 1 + this.#receive();

@@ -130,13 +130,32 @@ describe('sending', () => {
     await waiting;
   });
 
-  test('a batch that finds no room is told so, frame by frame', async () => {
+  test('a batch that finds no room on the ring waits behind it, in order, within bounds', async () => {
     stage = await Stage.connected();
-    const frames = Array.from({ length: 258 }, () => new Uint8Array(60));
+    // 256 are on the ring, 1024 wait, and two are too many.
+    const frames = Array.from({ length: 1282 }, (_, index) =>
+      Uint8Array.from({ length: 60 }, (_byte, at) => (at === 0 ? index >> 8 : index & 0xff)),
+    );
     const { accepted, outcomes } = stage.writeBatch(frames);
-    expect(accepted).toBe(256);
-    expect(outcomes.slice(255)).toEqual([1, WriteOutcome.queueFull, WriteOutcome.queueFull]);
-    expect(stage.device.metrics.tx.drops.get('tx-ring RING_FULL')?.packets).toBe(2);
+    expect(accepted).toBe(1280);
+    expect(outcomes.slice(1279)).toEqual([1, WriteOutcome.queueFull, WriteOutcome.queueFull]);
+    expect(stage.device.metrics.tx.drops.get('tx-queue TX_QUEUE_FULL')?.packets).toBe(2);
+    const single = stage.device.write(new Uint8Array(60).fill(0xee));
+    const seen: Uint8Array[] = [];
+    while (seen.length < 1281) {
+      await until('a frame is on the ring', () => {
+        const packet = stage.backend.take(stage.queue);
+        if (packet === undefined) return false;
+        seen.push(packet.frame);
+        stage.backend.answer(stage.queue, packet, 0);
+        return true;
+      });
+    }
+    await single;
+    for (const [index, frame] of seen.entries()) {
+      const expected = index === 1280 ? new Uint8Array(60).fill(0xee) : frames[index];
+      expect(Buffer.compare(frame, expected ?? frame)).toBe(0);
+    }
   });
 
   test('too many writers are refused rather than remembered without end', async () => {
@@ -223,14 +242,17 @@ describe('sending with offloads', () => {
   test('extras take room on the ring as well', async () => {
     stage = await Stage.connected();
     const frames = Array.from({ length: 130 }, () => blankTcpFrame({ payload: randomBytes(200) }));
-    const { accepted, outcomes } = stage.writeBatch(frames, gsoFlags(TCPV4, 100));
-    expect(accepted).toBe(128);
-    expect(outcomes.slice(128)).toEqual([WriteOutcome.queueFull, WriteOutcome.queueFull]);
+    expect(stage.writeBatch(frames, gsoFlags(TCPV4, 100)).accepted).toBe(130);
     const seen = Array.from({ length: 128 }, () => stage.serve().frame);
+    expect(stage.backend.take(stage.queue)).toBeUndefined();
+    await until('the others are on the ring', () => {
+      const packet = stage.backend.take(stage.queue);
+      if (packet !== undefined) seen.push(packet.frame);
+      return seen.length === 130;
+    });
     for (const [index, frame] of seen.entries()) {
       expect(Buffer.compare(frame, frames[index] ?? frame)).toBe(0);
     }
-    await until('there is room', () => stage.writeBatch(frames.slice(0, 1)).accepted === 1);
   });
 
   test('the frames of a batch stay as they are, whatever is done to what is sent', async () => {
@@ -254,11 +276,14 @@ describe('sending with offloads', () => {
     stage = await Stage.connected({}, { ...EVERYTHING, 'feature-gso-tcpv4': '0' });
     stage.writeBatch(Array.from({ length: 250 }, () => new Uint8Array(60)));
     const frame = blankTcpFrame({ payload: randomBytes(20_000) });
-    expect(stage.writeBatch([frame], gsoFlags(TCPV4, 1448)).outcomes).toEqual([
-      WriteOutcome.queueFull,
-    ]);
+    expect(stage.writeBatch([frame], gsoFlags(TCPV4, 1448)).accepted).toBe(1);
     for (let index = 0; index < 250; index += 1) stage.serve();
     expect(stage.backend.take(stage.queue)).toBeUndefined();
+    let segments = 0;
+    await until('all of them are on the ring', () => {
+      while (stage.backend.take(stage.queue) !== undefined) segments += 1;
+      return segments === 14;
+    });
   });
 
   test('what cannot be cut is refused, and no backend sees a segment size of 0', async () => {
