@@ -5,7 +5,7 @@ import { AbortedError, InvalidArgumentError, NotFoundError } from '../errors.js'
 import {
   type CreatePortRequest,
   CreatePortResponse,
-  type CreateSwitchRequest,
+  CreateSwitchRequest,
   CreateSwitchResponse,
   type DeletePortRequest,
   DeletePortResponse,
@@ -27,6 +27,7 @@ import type { JoinedSwitch, Switches } from '../switch/switches.js';
 import { unary } from './calls.js';
 import { pageOf } from './pages.js';
 import { checkPortPolicy } from './port-policy.js';
+import { RepeatableRequests } from './requests.js';
 import { toPort } from './switch-ports.js';
 import {
   checkHandle,
@@ -49,6 +50,7 @@ const ENTRIES_PAGE = { unset: 1000, max: 10_000 };
 export class SwitchService {
   readonly #switches: Switches;
   readonly #logger: Logger;
+  readonly #requests = new RepeatableRequests<CreateSwitchResponse>();
 
   constructor(switches: Switches, logger: Logger) {
     this.#switches = switches;
@@ -58,7 +60,11 @@ export class SwitchService {
   handlers(): SwitchServiceServer {
     const logger = this.#logger;
     return {
-      createSwitch: unary(logger, (request) => this.#create(request)),
+      createSwitch: unary(logger, (request) => {
+        const digest = () =>
+          createHash('sha256').update(CreateSwitchRequest.encode(request).finish()).digest('hex');
+        return this.#requests.once(request.requestId, digest, () => this.#create(request));
+      }),
       getSwitch: unary(logger, ({ name }) =>
         GetSwitchResponse.fromPartial({ switch: toSwitch(this.#find(name)) }),
       ),

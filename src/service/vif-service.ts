@@ -4,13 +4,7 @@ import type { ServerWritableStream } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { NetbackDevice } from '../device/netback/device.js';
 import { plugVif, removeVif, requestUnplug } from '../device/netback/toolstack.js';
-import {
-  AbortedError,
-  AlreadyExistsError,
-  NotFoundError,
-  ResourceExhaustedError,
-  TimeoutError,
-} from '../errors.js';
+import { AbortedError, NotFoundError, ResourceExhaustedError, TimeoutError } from '../errors.js';
 import type { Vif, VifSpec } from '../gen/xenvif/v1/vif.js';
 import {
   CreateVifRequest,
@@ -31,6 +25,7 @@ import { XenbusState } from '../xen/xenbus.js';
 import { serverStream, unary } from './calls.js';
 import { numberKey, pageOf } from './pages.js';
 import { checkPortPolicy } from './port-policy.js';
+import { RepeatableRequests } from './requests.js';
 import {
   checkDomid,
   checkDurationMs,
@@ -40,7 +35,6 @@ import {
   checkMtu,
   checkPageSize,
   checkRate,
-  checkRequestId,
   matchesLabels,
   parseSwitchName,
   randomMac,
@@ -50,23 +44,15 @@ import { toVif, type VifChange, type VifRegistry } from './vif-registry.js';
 
 /** libxl gives a device 10 s to connect and to close. */
 const DEVICE_TIMEOUT = { unset: 10_000, min: 0, max: 300_000 };
-const REQUEST_IDS_MAX = 1000;
-const REQUEST_ID_TTL_MS = 600_000;
 
 type WatchCall = ServerWritableStream<WatchVifsRequest, WatchVifsResponse>;
-
-interface RememberedRequest {
-  readonly digest: string;
-  readonly response: Promise<CreateVifResponse>;
-  readonly expiresMs: number;
-}
 
 export class VifService {
   readonly #xen: Xen;
   readonly #registry: VifRegistry;
   readonly #logger: Logger;
   readonly #watchQueueMax: number;
-  readonly #requests = new Map<string, RememberedRequest>();
+  readonly #requests = new RepeatableRequests<CreateVifResponse>();
 
   constructor(xen: Xen, registry: VifRegistry, logger: Logger, watchQueueMax: number) {
     this.#xen = xen;
@@ -91,29 +77,13 @@ export class VifService {
     };
   }
 
-  /** Runs a create, or answers what an earlier call with the same request_id did. */
   async #createOnce(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {
-    const id = checkRequestId(request.requestId);
-    if (id === '') return await this.#create(request, signal);
-    const digest = createHash('sha256')
-      .update(CreateVifRequest.encode(request).finish())
-      .digest('hex');
-    const nowMs = performance.now();
-    for (const [key, old] of this.#requests) {
-      if (old.expiresMs < nowMs || this.#requests.size >= REQUEST_IDS_MAX)
-        this.#requests.delete(key);
-    }
-    const known = this.#requests.get(id);
-    if (known !== undefined && known.digest !== digest) {
-      const text = 'This request_id was used for another request.';
-      throw new AlreadyExistsError('REQUEST_ID_REUSED', text);
-    }
-    if (known !== undefined) return await known.response;
-    // A caller that repeats the call may have lost the first one: its end must not end the work.
-    const response = this.#create(request, new AbortController().signal);
-    this.#requests.set(id, { digest, response, expiresMs: nowMs + REQUEST_ID_TTL_MS });
-    response.catch(() => this.#requests.delete(id));
-    return await response;
+    const digest = () =>
+      createHash('sha256').update(CreateVifRequest.encode(request).finish()).digest('hex');
+    return await this.#requests.once(request.requestId, digest, (isRepeatable) =>
+      // A caller that repeats the call may have lost the first one: its end must not end the work.
+      this.#create(request, isRepeatable ? new AbortController().signal : signal),
+    );
   }
 
   async #create(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {

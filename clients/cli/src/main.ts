@@ -3,6 +3,13 @@ import { describeFailure } from './failure.js';
 import { buildProgram } from './program.js';
 import { wasInterrupted } from './session.js';
 
+// Who reads only the first lines of --help has seen enough.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  // A command that runs ends in its own order.
+  if (process.stdout.listenerCount('error') === 1) process.exit();
+});
+
 try {
   await buildProgram().parseAsync();
 } catch (error) {
