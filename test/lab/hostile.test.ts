@@ -336,10 +336,13 @@ beforeAll(async () => {
   mkdirSync(logDir, { recursive: true });
   lab = await Lab.boot({ logDir });
   daemon = await Xenvifd.start(lab);
+  // On a hub the hostile guest hears what the others say, and so has something to receive.
+  await lab.check(`node ${findCheckout()}/clients/cli/bin/xenvif.js switch create hub0 --hub`);
+  const vif0 = 'bridge=hub0';
   const honest = ({ name, address, mac }: typeof NEAR | typeof FAR) =>
-    lab.createGuest({ name, mac, address: `${address}/24`, memoryMiB: 128 });
+    lab.createGuest({ name, mac, vif: vif0, address: `${address}/24`, memoryMiB: 128 });
   const dishonest = lab.createGuest({
-    ...{ name: 'hostile', mac: '00:16:3e:66:66:66', memoryMiB: 128 },
+    ...{ name: 'hostile', mac: '00:16:3e:66:66:66', vif: vif0, memoryMiB: 128 },
     cmdline: 'lab.netfront=no',
     modules: ['xen-evtchn', 'xen-gntalloc'],
     files: { '/hostile-guest': program },
