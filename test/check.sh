@@ -69,7 +69,7 @@ part golden npx vitest run --project golden
 part e2e npx vitest run --project e2e
 part hostile npx vitest run --project hostile
 part sim npx vitest run --project sim
-part fuzz npx vitest run --project fuzz --maxWorkers 2
+part fuzz npx vitest run --project fuzz --maxWorkers 3
 if part lab-packages sh test/lab/packages.sh; then
   part lab npx vitest run --project lab
 else
