@@ -1,7 +1,7 @@
 /** What of native Xen can be tested without Xen; the rest is test/lab/xen-contract.test.ts. */
 import { closeSync, existsSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { UnavailableError } from '../../../../src/errors.js';
 import { openArena } from '../../../../src/xen/native/arena.js';
 import { openNativeXen } from '../../../../src/xen/native/index.js';
@@ -54,8 +54,7 @@ test('a readable descriptor calls back until it is read, and not after its end',
   const stop = onReadable(input, () => seen.push(readAvailable(input, buffer)));
   expect(readAvailable(input, buffer)).toBe(0);
   writeSync(output, 'abcd');
-  await sleep(20);
-  expect(seen).toEqual([4]);
+  await vi.waitFor(() => expect(seen).toEqual([4]), { timeout: 5000 });
   stop();
   writeSync(output, 'more');
   await sleep(20);
