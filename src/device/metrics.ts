@@ -3,6 +3,8 @@
  * touched for every batch and a bigint would allocate each time. Directions are the frontend's.
  */
 
+import type { NetworkStats } from './network.js';
+
 /** Where a frame was dropped. */
 export type DropStage = 'tx-ring' | 'tx-queue' | 'switch' | 'rx-queue' | 'rx-ring';
 
@@ -98,4 +100,14 @@ export class DeviceMetrics {
     for (const queue of this.#queues) sum.add(counters(queue));
     return sum;
   }
+}
+
+/** Counters as the NETWORK interface shows them: `rx` is what the NIC received, `tx` what it sent. */
+export function statsOf({ rx, tx }: Pick<QueueMetrics, 'rx' | 'tx'>): NetworkStats {
+  return {
+    rxBytes: BigInt(rx.bytes),
+    rxPackets: BigInt(rx.packets),
+    txBytes: BigInt(tx.bytes),
+    txPackets: BigInt(tx.packets),
+  };
 }

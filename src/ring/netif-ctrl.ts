@@ -29,14 +29,6 @@ export const CTRL_STATUS_BUFFER_OVERFLOW = 3;
 export const HASH_ALGORITHM_NONE = 0;
 export const HASH_ALGORITHM_TOEPLITZ = 1;
 
-/** `XEN_NETIF_CTRL_HASH_TYPE_*`: bits, as SET_HASH_FLAGS and a hash extra have them. */
-export const HASH_TYPE_IPV4 = 1;
-export const HASH_TYPE_IPV4_TCP = 2;
-export const HASH_TYPE_IPV6 = 4;
-export const HASH_TYPE_IPV6_TCP = 8;
-/** Every type there is. */
-export const HASH_TYPES = 15;
-
 /** A request, copied out of the ring. */
 export interface CtrlRequest {
   id: number;

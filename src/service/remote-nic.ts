@@ -5,7 +5,7 @@
  */
 
 import type { FrameBatch } from '../device/frame-batch.js';
-import { DeviceMetrics, type QueueMetrics } from '../device/metrics.js';
+import { DeviceMetrics, type QueueMetrics, statsOf } from '../device/metrics.js';
 import { type NetworkStats, WriteOutcome } from '../device/network.js';
 import { NetworkBase } from '../device/network-base.js';
 import { UnimplementedError } from '../errors.js';
@@ -27,13 +27,7 @@ export class RemoteNic extends NetworkBase {
   }
 
   get stats(): NetworkStats {
-    const { rx, tx } = this.metrics;
-    return {
-      rxBytes: BigInt(rx.bytes),
-      rxPackets: BigInt(rx.packets),
-      txBytes: BigInt(tx.bytes),
-      txPackets: BigInt(tx.packets),
-    };
+    return statsOf(this.metrics);
   }
 
   resetStats(): void {

@@ -1,7 +1,6 @@
 /** SwitchService: switches and their ports made, shown and removed through gRPC. */
-import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
-import { AbortedError, InvalidArgumentError, NotFoundError } from '../errors.js';
+import { InvalidArgumentError, NotFoundError } from '../errors.js';
 import {
   type CreatePortRequest,
   CreatePortResponse,
@@ -25,6 +24,7 @@ import {
 import type { PortDevice } from '../switch/switch-store.js';
 import type { JoinedSwitch, Switches } from '../switch/switches.js';
 import { unary } from './calls.js';
+import { checkEtag, etagOf } from './etag.js';
 import { pageOf } from './pages.js';
 import { checkPortPolicy } from './port-policy.js';
 import { RepeatableRequests } from './requests.js';
@@ -61,9 +61,8 @@ export class SwitchService {
     const logger = this.#logger;
     return {
       createSwitch: unary(logger, (request) => {
-        const digest = () =>
-          createHash('sha256').update(CreateSwitchRequest.encode(request).finish()).digest('hex');
-        return this.#requests.once(request.requestId, digest, () => this.#create(request));
+        const content = CreateSwitchRequest.encode(request).finish();
+        return this.#requests.once(request.requestId, content, () => this.#create(request));
       }),
       getSwitch: unary(logger, ({ name }) =>
         GetSwitchResponse.fromPartial({ switch: toSwitch(this.#find(name)) }),
@@ -122,10 +121,7 @@ export class SwitchService {
     const id = requiredSwitch(request.name, 'name');
     try {
       const { etag } = toSwitch(this.#switches.get(id));
-      if (request.etag !== '' && request.etag !== etag) {
-        const text = `${request.name} has changed since its etag was read.`;
-        throw new AbortedError('ETAG_MISMATCH', text, { switch: request.name });
-      }
+      checkEtag('switch', request.name, etag, request.etag);
       await this.#switches.delete(id);
     } catch (error) {
       if (!request.allowMissing || !(error instanceof NotFoundError)) throw error;
@@ -230,10 +226,9 @@ function toSwitch(found: JoinedSwitch): Switch {
     labels: record.labels,
     spec: record.spec,
   });
-  const etag = createHash('sha256').update(Switch.encode(shown).finish()).digest('base64url');
   return {
     ...shown,
-    etag: etag.slice(0, 22),
+    etag: etagOf(Switch.encode(shown).finish()),
     status: {
       ports: [...found.ports.keys()],
       forwardingEntries: found.switch.forwardingEntryCount,

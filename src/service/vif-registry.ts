@@ -2,11 +2,12 @@
  * The vifs as the API shows them: resources with an etag, and a numbered history of their changes
  * that watchers read from wherever they stand.
  */
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import type { NetbackDevice } from '../device/netback/device.js';
 import type { Netback, VifEvent } from '../device/netback/index.js';
 import { NotFoundError, OutOfRangeError } from '../errors.js';
 import { type RateLimit, Vif, VifPhase, XenbusState } from '../gen/xenvif/v1/vif.js';
+import { etagOf } from './etag.js';
 import { parsePortPolicy } from './port-policy.js';
 import { parseVifName } from './validate.js';
 
@@ -137,8 +138,7 @@ export function toVif(device: NetbackDevice): Vif {
           }),
     },
   });
-  const etag = createHash('sha256').update(Vif.encode(vif).finish()).digest('base64url');
-  return { ...vif, etag: etag.slice(0, 22) };
+  return { ...vif, etag: etagOf(Vif.encode(vif).finish()) };
 }
 
 function toRate(rate: NetbackDevice['configuration']['rate']): RateLimit | undefined {

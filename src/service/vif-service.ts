@@ -1,10 +1,10 @@
 /** VifService: vifs made, shown, watched and removed through gRPC. */
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import type { ServerWritableStream } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { NetbackDevice } from '../device/netback/device.js';
 import { plugVif, removeVif, requestUnplug } from '../device/netback/toolstack.js';
-import { AbortedError, NotFoundError, ResourceExhaustedError, TimeoutError } from '../errors.js';
+import { NotFoundError, ResourceExhaustedError, TimeoutError } from '../errors.js';
 import type { Vif, VifSpec } from '../gen/xenvif/v1/vif.js';
 import {
   CreateVifRequest,
@@ -23,6 +23,7 @@ import {
 import type { Xen } from '../xen/xen.js';
 import { XenbusState } from '../xen/xenbus.js';
 import { serverStream, unary } from './calls.js';
+import { checkEtag } from './etag.js';
 import { numberKey, pageOf } from './pages.js';
 import { checkPortPolicy } from './port-policy.js';
 import { RepeatableRequests } from './requests.js';
@@ -78,9 +79,8 @@ export class VifService {
   }
 
   async #createOnce(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {
-    const digest = () =>
-      createHash('sha256').update(CreateVifRequest.encode(request).finish()).digest('hex');
-    return await this.#requests.once(request.requestId, digest, (isRepeatable) =>
+    const content = CreateVifRequest.encode(request).finish();
+    return await this.#requests.once(request.requestId, content, (isRepeatable) =>
       // A caller that repeats the call may have lost the first one: its end must not end the work.
       this.#create(request, isRepeatable ? new AbortController().signal : signal),
     );
@@ -148,7 +148,7 @@ export class VifService {
       if (request.allowMissing && error instanceof NotFoundError) return DeleteVifResponse.create();
       throw error;
     }
-    checkEtag(device, request.etag);
+    checkEtag('vif', device.name, toVif(device).etag, request.etag);
     const { domid, handle } = device;
     const { store } = this.#xen;
     await requestUnplug(store, this.#xen.domid, domid, handle);
@@ -173,7 +173,7 @@ export class VifService {
   async #update(request: UpdateVifRequest): Promise<UpdateVifResponse> {
     const wanted = request.vif;
     const device = this.#registry.find(wanted?.name ?? '', 'vif.name');
-    checkEtag(device, wanted?.etag ?? '');
+    checkEtag('vif', device.name, toVif(device).etag, wanted?.etag ?? '');
     const changes = checkChanges(wanted, request.updateMask ?? []);
     if (!(await device.change(changes))) {
       throw new NotFoundError('VIF_NOT_FOUND', `There is no vif ${device.name} any more.`);
@@ -258,13 +258,6 @@ export class VifService {
       resumeToken: this.#registry.tokenOf(change.sequence),
     };
   }
-}
-
-/** @throws AbortedError ETAG_MISMATCH when the vif is not as the caller saw it. */
-function checkEtag(device: NetbackDevice, etag: string): void {
-  if (etag === '' || etag === toVif(device).etag) return;
-  const text = `${device.name} has changed since its etag was read.`;
-  throw new AbortedError('ETAG_MISMATCH', text, { vif: device.name });
 }
 
 /** @throws InvalidArgumentError for a field that breaks a rule. */

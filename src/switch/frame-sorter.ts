@@ -167,12 +167,12 @@ export class FrameSorter {
         pass.ingressDrops.add(RESERVED_MULTICAST, length);
         return;
       }
-      if (broadcastLimit !== undefined && !broadcastLimit.take(nowMs)) {
+      if (broadcastLimit !== undefined && !broadcastLimit.take(1, nowMs)) {
         pass.ingressDrops.add(STORM_BROADCAST, length);
         return;
       }
     } else if (unknownUnicastLimit !== undefined && !this.#isHub) {
-      if (!unknownUnicastLimit.take(nowMs)) {
+      if (!unknownUnicastLimit.take(1, nowMs)) {
         pass.ingressDrops.add(STORM_UNKNOWN_UNICAST, length);
         return;
       }

@@ -2,7 +2,7 @@
  * What a port allows, as it is asked for (`PortPolicy`) and as frames are checked against it
  * (`PortRules`). A policy is read once when it is set, and never on the frame path.
  */
-import { type RateLimit, TokenBucket } from '../device/token-bucket.js';
+import { RateBucket, type RateLimit } from '../device/token-bucket.js';
 import { InvalidArgumentError } from '../errors.js';
 import { parseMac } from '../wire/ethernet.js';
 import { AddressLock, arpSenderDiffers } from './address-lock.js';
@@ -57,7 +57,7 @@ export class PortRules {
   readonly lockedHigh: number;
   readonly lockedLow: number;
   readonly #addresses: AddressLock | undefined;
-  readonly #bucket: TokenBucket | undefined;
+  readonly #bucket: RateBucket | undefined;
 
   /** @throws InvalidArgumentError where the policy makes no sense. */
   constructor(policy: PortPolicy, defaultLimits: StormLimits, nowMs: number) {
@@ -70,7 +70,7 @@ export class PortRules {
     this.lockedHigh = locked === undefined ? -1 : macHigh(locked, 0);
     this.lockedLow = locked === undefined ? 0 : macLow(locked, 0);
     if (allowedAddresses.length > 0) this.#addresses = new AddressLock(allowedAddresses, mac);
-    if (rate !== undefined) this.#bucket = new TokenBucket(checkedRate(rate), nowMs);
+    if (rate !== undefined) this.#bucket = new RateBucket(checkedRate(rate), nowMs);
     this.broadcastLimit = limitOf('broadcastPerSecond', limits.broadcastPerSecond, nowMs);
     this.unknownUnicastLimit = limitOf(
       'unknownUnicastPerSecond',

@@ -10,6 +10,8 @@ export const HASH_TYPE_IPV4 = 1;
 export const HASH_TYPE_IPV4_TCP = 2;
 export const HASH_TYPE_IPV6 = 4;
 export const HASH_TYPE_IPV6_TCP = 8;
+/** Every type there is. */
+export const HASH_TYPES = HASH_TYPE_IPV4 | HASH_TYPE_IPV4_TCP | HASH_TYPE_IPV6 | HASH_TYPE_IPV6_TCP;
 
 /** The longest key: more would reach no bit of the longest input. */
 export const HASH_KEY_BYTES_MAX = 40;

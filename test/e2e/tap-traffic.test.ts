@@ -10,10 +10,10 @@ import {
   gsoTypeOf,
 } from '../../src/device/frame-batch.js';
 import { TapDevice } from '../../src/device/tap/index.js';
-import { Hub } from '../../src/switch/hub.js';
 import { locateChecksum } from '../../src/wire/checksum-offload.js';
 import { LocalMemory } from '../../src/xen/local-memory.js';
 import { dropsOf } from '../support/drops.js';
+import { Hub } from '../support/hub.js';
 import { until } from '../support/machine.js';
 import {
   NetworkNamespace,

@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NetfrontDevice } from '../../src/device/netfront/device.js';
-import { Hub } from '../../src/switch/hub.js';
+import { Hub } from '../support/hub.js';
 import { type Machine, until } from '../support/machine.js';
 
 const FRAMES_A_ROUND = 4;

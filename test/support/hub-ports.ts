@@ -1,7 +1,7 @@
 /** Which NICs are plugged into the hub: every vif that the netback serves. */
 import type { NetbackDevice } from '../../src/device/netback/device.js';
 import type { Netback } from '../../src/device/netback/index.js';
-import { Hub } from '../../src/switch/hub.js';
+import { Hub } from './hub.js';
 
 /** Every vif is a port of the one hub, from when it is found until it goes. */
 export function joinToHub(netback: Netback): void {

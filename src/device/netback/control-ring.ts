@@ -20,12 +20,11 @@ import {
   CTRL_STATUS_SUCCESS,
   type CtrlRequest,
   HASH_ALGORITHM_NONE,
-  HASH_TYPES,
   readCtrlRequest,
   writeCtrlResponse,
 } from '../../ring/netif-ctrl.js';
 import { BackRing } from '../../ring/shared-ring.js';
-import { HASH_KEY_BYTES_MAX } from '../../wire/toeplitz.js';
+import { HASH_KEY_BYTES_MAX, HASH_TYPES } from '../../wire/toeplitz.js';
 import { CopyBatch, GNTST_OKAY } from '../../xen/copy-batch.js';
 import type { EventChannel, MappedPage, Xen } from '../../xen/xen.js';
 import { type FlowSteering, HASH_MAPPING_MAX } from './flow-steering.js';

@@ -5,11 +5,11 @@
 import { randomUUID } from 'node:crypto';
 import { DisconnectedError } from '../../errors.js';
 import type { FrameBatch } from '../frame-batch.js';
-import { DeviceMetrics } from '../metrics.js';
+import { DeviceMetrics, statsOf } from '../metrics.js';
 import { type BatchListener, type NetworkStats, WriteOutcome } from '../network.js';
 import { NetworkBase } from '../network-base.js';
 import { writeStaged } from '../single-frame.js';
-import { TokenBucket } from '../token-bucket.js';
+import { RateBucket } from '../token-bucket.js';
 import { Connection } from './connection.js';
 import type { NetbackContext } from './context.js';
 import {
@@ -48,7 +48,7 @@ export class NetbackDevice extends NetworkBase {
     }
   };
   #connection: Connection | undefined;
-  #bucket: TokenBucket | undefined;
+  #bucket: RateBucket | undefined;
   #isGivenUp = false;
 
   constructor(
@@ -101,12 +101,7 @@ export class NetbackDevice extends NetworkBase {
   /** As the NETWORK interface counts: what the guest transmits is what this NIC receives. */
   get stats(): NetworkStats {
     const { rx, tx } = this.metrics;
-    return {
-      rxBytes: BigInt(tx.bytes),
-      rxPackets: BigInt(tx.packets),
-      txBytes: BigInt(rx.bytes),
-      txPackets: BigInt(rx.packets),
-    };
+    return statsOf({ rx: tx, tx: rx });
   }
 
   /** What was agreed on; undefined while not connected. */
@@ -245,7 +240,7 @@ export class NetbackDevice extends NetworkBase {
     const isSame =
       old?.bytesPerInterval === rate?.bytesPerInterval && old?.intervalUs === rate?.intervalUs;
     if (isSame) return;
-    this.#bucket = rate === undefined ? undefined : new TokenBucket(rate, performance.now());
+    this.#bucket = rate === undefined ? undefined : new RateBucket(rate, performance.now());
     this.#connection?.kick();
   }
 }

@@ -3,9 +3,9 @@
  * is not overtaken. How frames are hashed is ours to choose until the guest configures it through
  * the control ring (xen/io/netif.h, "Hash types" and "Hash algorithms").
  */
-import { HASH_ALGORITHM_NONE, HASH_ALGORITHM_TOEPLITZ, HASH_TYPES } from '../../ring/netif-ctrl.js';
+import { HASH_ALGORITHM_NONE, HASH_ALGORITHM_TOEPLITZ } from '../../ring/netif-ctrl.js';
 import { flowHash } from '../../wire/flow-hash.js';
-import { type NetifHash, netifHash, ToeplitzKey } from '../../wire/toeplitz.js';
+import { HASH_TYPES, type NetifHash, netifHash, ToeplitzKey } from '../../wire/toeplitz.js';
 
 /** The largest mapping from hash values to queues: as many entries as Linux's netback keeps. */
 export const HASH_MAPPING_MAX = 128;

@@ -9,7 +9,7 @@ import type { Logger } from 'pino';
 import { DisconnectedError } from '../../errors.js';
 import type { Xen } from '../../xen/xen.js';
 import type { FrameBatch } from '../frame-batch.js';
-import { DeviceMetrics } from '../metrics.js';
+import { DeviceMetrics, statsOf } from '../metrics.js';
 import { type NetworkStats, WriteOutcome } from '../network.js';
 import { NetworkBase, type PatientListener } from '../network-base.js';
 import { frameTooLong, stageFrame } from '../single-frame.js';
@@ -110,13 +110,7 @@ export class NetfrontDevice extends NetworkBase {
   }
 
   get stats(): NetworkStats {
-    const { rx, tx } = this.metrics;
-    return {
-      rxBytes: BigInt(rx.bytes),
-      rxPackets: BigInt(rx.packets),
-      txBytes: BigInt(tx.bytes),
-      txPackets: BigInt(tx.packets),
-    };
+    return statsOf(this.metrics);
   }
 
   resetStats(): void {

@@ -11,7 +11,7 @@ import type { LocalMemory, LocalRegion } from '../../xen/local-memory.js';
 import { onReadable } from '../../xen/native/readable-descriptor.js';
 import { frameTimeNs } from '../clock.js';
 import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch } from '../frame-batch.js';
-import { DeviceMetrics } from '../metrics.js';
+import { DeviceMetrics, statsOf } from '../metrics.js';
 import { type NetworkStats, WriteOutcome } from '../network.js';
 import { NetworkBase } from '../network-base.js';
 import { writeStaged } from '../single-frame.js';
@@ -133,13 +133,7 @@ export class TapDevice extends NetworkBase {
   }
 
   get stats(): NetworkStats {
-    const { rx, tx } = this.metrics;
-    return {
-      rxBytes: BigInt(rx.bytes),
-      rxPackets: BigInt(rx.packets),
-      txBytes: BigInt(tx.bytes),
-      txPackets: BigInt(tx.packets),
-    };
+    return statsOf(this.metrics);
   }
 
   resetStats(): void {

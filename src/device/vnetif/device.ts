@@ -4,7 +4,7 @@
  */
 import { DisconnectedError } from '../../errors.js';
 import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch, gsoTypeOf } from '../frame-batch.js';
-import { DeviceMetrics } from '../metrics.js';
+import { DeviceMetrics, statsOf } from '../metrics.js';
 import { type NetworkStats, WriteOutcome } from '../network.js';
 import { NetworkBase, type PatientListener } from '../network-base.js';
 import { checkFrameLength, stageFrame } from '../single-frame.js';
@@ -63,13 +63,7 @@ export class Vnetif extends NetworkBase {
   }
 
   get stats(): NetworkStats {
-    const { rx, tx } = this.metrics;
-    return {
-      rxBytes: BigInt(rx.bytes),
-      rxPackets: BigInt(rx.packets),
-      txBytes: BigInt(tx.bytes),
-      txPackets: BigInt(tx.packets),
-    };
+    return statsOf(this.metrics);
   }
 
   resetStats(): void {

@@ -10,8 +10,8 @@ import { pino } from 'pino';
 import type { NetfrontDevice } from '../../../src/device/netfront/device.js';
 import { Netfront } from '../../../src/device/netfront/index.js';
 import { TapDevice } from '../../../src/device/tap/index.js';
-import { Hub } from '../../../src/switch/hub.js';
 import { openNativeXen } from '../../../src/xen/native/index.js';
+import { Hub } from '../../support/hub.js';
 
 interface Question {
   readonly id: number;

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { NetbackDevice } from '../../../../src/device/netback/device.js';
-import { Hub } from '../../../../src/switch/hub.js';
 import { XenbusState } from '../../../../src/xen/xenbus.js';
+import { Hub } from '../../../support/hub.js';
 import { Machine, until } from '../../../support/machine.js';
 
 let machine: Machine;

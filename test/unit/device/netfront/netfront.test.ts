@@ -16,9 +16,8 @@ import {
   CTRL_STATUS_INVALID_PARAMETER,
   CTRL_STATUS_NOT_SUPPORTED,
   HASH_ALGORITHM_TOEPLITZ,
-  HASH_TYPE_IPV4_TCP,
-  HASH_TYPES,
 } from '../../../../src/ring/netif-ctrl.js';
+import { HASH_TYPE_IPV4_TCP, HASH_TYPES } from '../../../../src/wire/toeplitz.js';
 import { type GuestUnderTest, Machine, silent, until } from '../../../support/machine.js';
 import { seededRandom } from '../../../support/random.js';
 import { blankTcpFrame } from '../../../support/tcp-frames.js';

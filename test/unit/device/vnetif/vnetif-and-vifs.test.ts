@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { Host } from '../../../../src/demo/host.js';
 import { BasicBackend, Vnetif } from '../../../../src/device/vnetif/index.js';
-import { Hub } from '../../../../src/switch/hub.js';
+import { Hub } from '../../../support/hub.js';
 import { Machine, until } from '../../../support/machine.js';
 
 test.each([true, false])(

@@ -2,7 +2,7 @@
  * A hub: what one port receives goes to every other port. It learns nothing and forgets nothing;
  * frames go from where they lie, without a copy of their own.
  */
-import type { Network } from '../device/network.js';
+import type { Network } from '../../src/device/network.js';
 
 export class Hub {
   readonly #ports = new Map<Network, () => void>();
