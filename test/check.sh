@@ -69,6 +69,9 @@ part golden npx vitest run --project golden
 part e2e npx vitest run --project e2e
 part hostile npx vitest run --project hostile
 part sim npx vitest run --project sim
+# The revision is the seed: what one run of a revision finds, the next run of it finds again.
+XENVIF_FUZZ_SEED=$(printf '%d' "0x$(git rev-parse --short=8 HEAD | cut -c1-8)")
+export XENVIF_FUZZ_SEED
 part fuzz npx vitest run --project fuzz --maxWorkers 3
 if part lab-packages sh test/lab/packages.sh; then
   part lab npx vitest run --project lab
