@@ -11,7 +11,8 @@ failed=0
 names=""
 not_run=""
 output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+why=$(mktemp)
+trap 'rm -f "$output" "$why"' EXIT
 start=$(date +%s)
 
 # part NAME COMMAND...: runs a part and keeps account of it.
@@ -33,12 +34,22 @@ part() {
   fi
   failed=$((failed + 1))
   names="$names $name"
+  # What went wrong is far up when the other parts have run: it is said again at the end.
+  { printf '\n=== %s, its failures and its end\n' "$name"; reasons; } >>"$why"
   printf -- '--- \033[31m%s: FAILED\033[0m after %d s\n' "$name" $(($(date +%s) - began))
   return 1
 }
 
+# reasons: the lines of a failed part that tell why, and its last ones.
+reasons() {
+  grep -aE 'FAILED|FAIL |Error:|smallest case' "$output" | head -n 40
+  printf '...\n'
+  tail -n 40 "$output"
+}
+
 # finish: the account, and the exit code.
 finish() {
+  cat "$why"
   printf '\n'
   if [ -n "$not_run" ]; then
     printf '\033[31mtests not run, for this machine cannot:%s\033[0m\n' "$not_run"
