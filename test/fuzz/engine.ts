@@ -14,7 +14,10 @@ const PROGRESS_MS = 10_000;
 const SHRINK_MS = 30_000;
 /** What a run needs beside its time: the regressions, and making a failure smaller. */
 const OVERHEAD_MS = 120_000;
-/** How long the daemon may take for a step on a machine that does other work too; less while a failure is made smaller. */
+/**
+ * How long the daemon may take for a step, on a machine that does other work too; less while a
+ * failure is made smaller.
+ */
 const PATIENCE_MS = 20_000;
 const PATIENCE_SHRINKING_MS = 1500;
 const regressions = new URL('regressions/', import.meta.url);
