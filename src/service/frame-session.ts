@@ -21,7 +21,7 @@ import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './fram
 import { type FrameMessage, FrameStream } from './frame-stream.js';
 import type { PlainFrames } from './plain-frames.js';
 import { toPort } from './switch-ports.js';
-import { phaseOf, toVif, type VifRegistry } from './vif-registry.js';
+import { phaseOf, type VifRegistry } from './vif-registry.js';
 
 export type FrameCall = ServerDuplexStream<StreamFramesRequest, FrameMessage>;
 
@@ -79,7 +79,7 @@ export class FrameSession {
         $case: 'opened',
         value: {
           bootId: registry.bootId,
-          vifs: this.devices.map(toVif),
+          vifs: this.devices.map((device) => registry.toVif(device)),
           limits: { queueBytes: BigInt(options.queueBytes), frames: BigInt(options.framesMax) },
           batching: { ...options.chunk, lingerUs: options.lingerMs * 1000 },
           clock: new Date(),

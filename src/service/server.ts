@@ -51,7 +51,11 @@ export class GrpcServer {
     // grpc-js writes to the console by itself what its callers are told anyway.
     setLogVerbosity(logVerbosity.NONE);
     this.#logger = logger;
-    this.registry = new VifRegistry(netback, config.limits.watchHistory);
+    this.registry = new VifRegistry(
+      netback,
+      (device) => switches.switchOf(device),
+      config.limits.watchHistory,
+    );
     this.frames = new FrameService(xen, this.registry, switches, logger, config.limits);
     const vifs = new VifService(xen, this.registry, logger, config.limits.watchQueue);
     const stats = new StatsService(this.registry, logger);

@@ -29,13 +29,16 @@ export class VifRegistry {
   readonly netback: Netback;
   /** Names this run of the daemon: sequences and tokens of another run mean nothing here. */
   readonly bootId = randomUUID();
+  readonly #switchOf: (device: NetbackDevice) => string;
   readonly #history: VifChange[] = [];
   readonly #historyMax: number;
   readonly #listeners = new Set<(change: VifChange) => void>();
   #sequence = 0;
 
-  constructor(netback: Netback, historyMax: number) {
+  /** `switchOf` is the id of the switch that a vif is a port of. */
+  constructor(netback: Netback, switchOf: (device: NetbackDevice) => string, historyMax: number) {
     this.netback = netback;
+    this.#switchOf = switchOf;
     this.#historyMax = historyMax;
     netback.onVif((event, device) => this.#record(event, device));
   }
@@ -43,6 +46,11 @@ export class VifRegistry {
   /** The number of the last change. */
   get sequence(): number {
     return this.#sequence;
+  }
+
+  /** The resource as it is now. */
+  toVif(device: NetbackDevice): Vif {
+    return toVif(device, this.#switchOf(device));
   }
 
   /** @throws InvalidArgumentError VIF_NAME_INVALID; NotFoundError VIF_NOT_FOUND. */
@@ -84,7 +92,7 @@ export class VifRegistry {
 
   #record(event: VifEvent, device: NetbackDevice): void {
     this.#sequence += 1;
-    const change = { sequence: this.#sequence, event, vif: toVif(device) };
+    const change = { sequence: this.#sequence, event, vif: this.toVif(device) };
     this.#history.push(change);
     if (this.#history.length > this.#historyMax) this.#history.shift();
     for (const listener of this.#listeners) listener(change);
@@ -95,8 +103,7 @@ export function phaseOf(device: NetbackDevice): VifPhase {
   return PHASES[device.status.phase];
 }
 
-/** The resource as it is now. */
-export function toVif(device: NetbackDevice): Vif {
+function toVif(device: NetbackDevice, switchId: string): Vif {
   const { configuration, status } = device;
   const features = device.features;
   const vif = Vif.fromPartial({
@@ -107,7 +114,7 @@ export function toVif(device: NetbackDevice): Vif {
       mac: configuration.mac,
       mtu: configuration.mtu,
       rate: toRate(configuration.rate),
-      switch: `switches/${configuration.bridge === '' ? 'default' : configuration.bridge}`,
+      switch: `switches/${switchId}`,
       portPolicy: configuration.policy === '' ? undefined : parsePortPolicy(configuration.policy),
       linkDown: !configuration.carrier,
     },

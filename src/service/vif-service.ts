@@ -41,7 +41,7 @@ import {
   randomMac,
 } from './validate.js';
 import { checkChanges } from './vif-changes.js';
-import { toVif, type VifChange, type VifRegistry } from './vif-registry.js';
+import type { VifChange, VifRegistry } from './vif-registry.js';
 
 /** libxl gives a device 10 s to connect and to close. */
 const DEVICE_TIMEOUT = { unset: 10_000, min: 0, max: 300_000 };
@@ -67,7 +67,7 @@ export class VifService {
     return {
       createVif: unary(logger, (request, signal) => this.#createOnce(request, signal)),
       getVif: unary(logger, ({ name }) =>
-        GetVifResponse.fromPartial({ vif: toVif(this.#registry.find(name)) }),
+        GetVifResponse.fromPartial({ vif: this.#registry.toVif(this.#registry.find(name)) }),
       ),
       listVifs: unary(logger, (request) => this.#list(request)),
       updateVif: unary(logger, (request) => this.#update(request)),
@@ -122,7 +122,7 @@ export class VifService {
         { vif: name },
       );
     }
-    return CreateVifResponse.fromPartial({ vif: toVif(this.#registry.find(name)) });
+    return CreateVifResponse.fromPartial({ vif: this.#registry.toVif(this.#registry.find(name)) });
   }
 
   #list(request: ListVifsRequest): ListVifsResponse {
@@ -136,7 +136,10 @@ export class VifService {
       checkPageSize(request.pageSize),
       request.pageToken,
     );
-    return ListVifsResponse.fromPartial({ vifs: items.map(toVif), nextPageToken });
+    return ListVifsResponse.fromPartial({
+      vifs: items.map((device) => this.#registry.toVif(device)),
+      nextPageToken,
+    });
   }
 
   async #delete(request: DeleteVifRequest): Promise<DeleteVifResponse> {
@@ -148,7 +151,7 @@ export class VifService {
       if (request.allowMissing && error instanceof NotFoundError) return DeleteVifResponse.create();
       throw error;
     }
-    checkEtag('vif', device.name, toVif(device).etag, request.etag);
+    checkEtag('vif', device.name, this.#registry.toVif(device).etag, request.etag);
     const { domid, handle } = device;
     const { store } = this.#xen;
     await requestUnplug(store, this.#xen.domid, domid, handle);
@@ -173,13 +176,13 @@ export class VifService {
   async #update(request: UpdateVifRequest): Promise<UpdateVifResponse> {
     const wanted = request.vif;
     const device = this.#registry.find(wanted?.name ?? '', 'vif.name');
-    checkEtag('vif', device.name, toVif(device).etag, wanted?.etag ?? '');
+    checkEtag('vif', device.name, this.#registry.toVif(device).etag, wanted?.etag ?? '');
     const changes = checkChanges(wanted, request.updateMask ?? []);
     if (!(await device.change(changes))) {
       throw new NotFoundError('VIF_NOT_FOUND', `There is no vif ${device.name} any more.`);
     }
     this.#registry.netback.touch(device);
-    return UpdateVifResponse.fromPartial({ vif: toVif(device) });
+    return UpdateVifResponse.fromPartial({ vif: this.#registry.toVif(device) });
   }
 
   /** Waits until a vif is as wanted; false when the time passes or the caller goes. */
@@ -218,7 +221,7 @@ export class VifService {
     };
     if (request.resumeToken === '') {
       for (const device of this.#registry.netback.list()) {
-        const vif = toVif(device);
+        const vif = this.#registry.toVif(device);
         if (!wanted(vif)) continue;
         call.write({ event: { $case: 'updated', value: vif }, resumeToken });
       }

@@ -152,7 +152,11 @@ export class Switches {
       throw error;
     }
     // A vif of libxl's may have meant this one all along.
-    for (const device of this.#options.netback.list()) this.#plugVif(device);
+    const { netback } = this.#options;
+    for (const device of netback.list()) {
+      // Who watches the vif is told of it, and its port moves with that.
+      if (device.configuration.bridge === id) netback.touch(device);
+    }
     return made;
   }
 

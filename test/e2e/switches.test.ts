@@ -147,6 +147,35 @@ describe('vifs as ports', () => {
     await expect(deleteSwitch('switches/default')).rejects.toMatchObject({ code: 9 });
   });
 
+  test('show the switch that they are on, where libxl wrote the bridge that stands for no choice', async () => {
+    const client = new XenvifClient({ address: daemon.addresses[0] as string });
+    const shown: string[] = [];
+    const watch = client.vifs.watch();
+    const watching = (async () => {
+      for await (const event of watch) {
+        if (event.type === 'updated' && event.vif.name === 'vifs/1.0') {
+          shown.push(event.vif.spec.switch);
+        }
+      }
+    })();
+    await until('the vif is seen', () => shown.length === 1);
+    await machine.xen.store.write('/local/domain/0/backend/vif/1/0/bridge', 'xenbr0');
+    const places = async () => {
+      const { spec } = await client.vifs.get('vifs/1.0');
+      const ports = await client.switches.ports(spec.switch);
+      return [spec.switch, ports.some(({ device }) => device === 'vifs/1.0')];
+    };
+    await until('the change is seen', () => shown.length === 2);
+    expect(await places()).toEqual(['switches/default', true]);
+    expect(shown).not.toContain('switches/xenbr0');
+    await createSwitch({ switchId: 'xenbr0' });
+    await until('its watchers are told', () => shown.at(-1) === 'switches/xenbr0');
+    expect(await places()).toEqual(['switches/xenbr0', true]);
+    watch.close();
+    await watching;
+    client.close();
+  });
+
   test('have a policy that applies at once, and is still there for the next daemon', async () => {
     const heard = hear(second);
     const spec = Vif.fromPartial({ spec: { portPolicy: { lockMac: true } } }).spec;
