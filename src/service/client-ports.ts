@@ -1,9 +1,11 @@
 /**
  * Clients as ports of switches: who holds which port, and how long a port stays for a client whose
- * stream broke. A client is known again by its port's id and MAC address.
+ * stream broke. A client is known again by its port's id and the secret that it opened the port with;
+ * one that has no secret by its MAC address, and only once its stream has ended.
  */
 import { randomBytes } from 'node:crypto';
-import { AbortedError, AlreadyExistsError } from '../errors.js';
+import { FRAME_BYTES_MAX } from '../device/frame-batch.js';
+import { AbortedError, AlreadyExistsError, InvalidArgumentError } from '../errors.js';
 import type { ClientPort } from '../gen/xenvif/v1/frame_service.js';
 import { PortPolicy } from '../gen/xenvif/v1/vif.js';
 import type { JoinedPort, Switches } from '../switch/switches.js';
@@ -14,6 +16,9 @@ import { checkDurationMs, checkMac, randomMac } from './validate.js';
 
 const GRACE_MS = { unset: 5000, min: 0, max: 60_000 };
 const MTU = 1500;
+/** A mirror hears what other ports may have; nothing is cut for it. */
+const MIRROR_MTU = FRAME_BYTES_MAX - 14;
+const RESUME_KEY_MAX = 128;
 
 /** A port in a client's hands. */
 export interface ClientLease {
@@ -31,6 +36,8 @@ interface Holding {
   readonly joined: JoinedPort;
   readonly nic: RemoteNic;
   readonly graceMs: number;
+  /** What the client has to know to have its port back; empty for one that gave nothing. */
+  readonly resumeKey: string;
   /** Ends the stream of who holds the port now; undefined while nobody does. */
   cutOff: ((error: Error) => void) | undefined;
   timer: NodeJS.Timeout | undefined;
@@ -55,7 +62,8 @@ export class ClientPorts {
   /**
    * Makes a port for a client, or gives a client that comes back the one that it had. `cutOff` ends
    * the client's stream when the port goes from it.
-   * @throws InvalidArgumentError; NotFoundError SWITCH_NOT_FOUND; AlreadyExistsError PORT_EXISTS.
+   * @throws InvalidArgumentError; NotFoundError SWITCH_NOT_FOUND, PORT_NOT_FOUND; AlreadyExistsError
+   *   PORT_EXISTS; FailedPreconditionError PORT_IS_MIRROR; ResourceExhaustedError TOO_MANY_MIRRORS.
    */
   open(
     switchId: string,
@@ -70,7 +78,7 @@ export class ClientPorts {
     const mac = wanted?.mac === undefined || wanted.mac === '' ? '' : checkMac(wanted.mac);
     const key = `${switchId}/${portId}`;
     const old = this.#holdings.get(key);
-    if (old !== undefined && old.nic.mac !== mac) {
+    if (old !== undefined && !isSameClient(old, mac, checkResumeKey(wanted))) {
       const text = `Another client holds the port ${portId} of switches/${switchId}.`;
       throw new AlreadyExistsError('PORT_EXISTS', text);
     }
@@ -93,9 +101,12 @@ export class ClientPorts {
     const policy = { ...asked, lockMac: asked.lockMac || !(wanted?.anyMac ?? false) };
     const text = checkPortPolicy(policy, 'open.port.policy') ?? '';
     const graceMs = checkDurationMs(wanted?.grace, 'open.port.grace', GRACE_MS);
-    const nic = new RemoteNic(mac === '' ? randomMac() : mac, MTU);
-    const joined = this.#switches.plugClient(switchId, portId, nic, text);
-    return { switchId, joined, nic, graceMs, cutOff: undefined, timer: undefined };
+    const resumeKey = checkResumeKey(wanted);
+    const mirror = wanted?.mirror;
+    const mtu = mirror === undefined ? MTU : MIRROR_MTU;
+    const nic = new RemoteNic(mac === '' ? randomMac() : mac, mtu);
+    const joined = this.#switches.plugClient(switchId, portId, nic, { policy: text, mirror });
+    return { switchId, joined, nic, graceMs, resumeKey, cutOff: undefined, timer: undefined };
   }
 
   #lease(key: string, holding: Holding, cutOff: (error: Error) => void): ClientLease {
@@ -123,4 +134,18 @@ export class ClientPorts {
     this.#switches.unplugClient(holding.switchId, holding.joined.id);
     void holding.nic.disconnect();
   }
+}
+
+/** Whether who opens a port again is who holds it. */
+function isSameClient(held: Holding, mac: string, resumeKey: string): boolean {
+  if (held.resumeKey !== '') return held.resumeKey === resumeKey;
+  return held.cutOff === undefined && held.nic.mac === mac;
+}
+
+/** @throws InvalidArgumentError RESUME_KEY_INVALID. */
+function checkResumeKey(wanted: ClientPort | undefined): string {
+  const key = wanted?.resumeKey ?? '';
+  if (key.length <= RESUME_KEY_MAX) return key;
+  const text = `A resume key has at most ${RESUME_KEY_MAX} characters.`;
+  throw new InvalidArgumentError('RESUME_KEY_INVALID', 'open.port.resume_key', text);
 }

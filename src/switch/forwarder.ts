@@ -3,7 +3,11 @@
  * sorted, and each port that gets some of them gets them as one batch. Nothing is allocated for a
  * frame, nor for a batch.
  */
-import type { FrameBatch } from '../device/frame-batch.js';
+import {
+  DIRECTION_FROM_GUEST,
+  DIRECTION_TO_GUEST,
+  type FrameBatch,
+} from '../device/frame-batch.js';
 import { WriteOutcome } from '../device/network.js';
 import { MisuseError } from '../errors.js';
 import type { LocalMemory } from '../xen/local-memory.js';
@@ -137,7 +141,7 @@ export class Forwarder {
       this.#sorter.sort(pass, ingress, batch, nowMs);
       if (hasMirrors) this.#mirrorIngress(pass, ingress);
       if (!this.#deliverWhole(pass, ingress, batch)) this.#deliver(pass, ingress, batch);
-      if (hasMirrors) this.#deliverMirrored(pass, batch);
+      if (hasMirrors) this.#deliverMirrored(pass, ingress, batch);
       pass.end();
     }
   }
@@ -250,12 +254,14 @@ export class Forwarder {
     return wanted;
   }
 
-  #deliverMirrored(pass: ForwardingPass, batch: FrameBatch): void {
+  #deliverMirrored(pass: ForwardingPass, ingress: SwitchPort, batch: FrameBatch): void {
     for (const { bit, to } of this.mirrors) {
-      pass.gatherMirrored(batch, bit);
+      // What a session hears at the port where it comes in, it does not hear again going out.
+      const comesIn = (ingress.ingressMirrors & bit) !== 0;
+      pass.gatherMirrored(batch, bit, comesIn ? DIRECTION_FROM_GUEST : DIRECTION_TO_GUEST);
       if (pass.batch.count === 0) continue;
       this.#write(pass, to, pass.batch);
-      pass.keepFlags(batch);
+      pass.keepMirroredFlags(batch);
     }
   }
 }

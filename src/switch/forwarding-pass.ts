@@ -7,7 +7,7 @@
  * batch's flags. So a port's batch is made from what is known of the frames at that moment, and
  * what its network found is kept for the next port.
  */
-import { FrameBatch } from '../device/frame-batch.js';
+import { FrameBatch, METADATA_MASK } from '../device/frame-batch.js';
 import type { LocalMemory } from '../xen/local-memory.js';
 import { DropTally } from './drop-tally.js';
 import type { SwitchPort } from './switch-port.js';
@@ -163,8 +163,11 @@ export class ForwardingPass {
     }
   }
 
-  /** Fills `batch` with the frames that mirror session `bit` wants, as they were received. */
-  gatherMirrored(ingress: FrameBatch, bit: number): void {
+  /**
+   * Fills `batch` with the frames that mirror session `bit` wants, as they were received but for
+   * the direction, which is the one that the session hears them in.
+   */
+  gatherMirrored(ingress: FrameBatch, bit: number, direction: number): void {
     const { batch } = this;
     batch.clear();
     batch.timeNs = ingress.timeNs;
@@ -172,8 +175,18 @@ export class ForwardingPass {
       if (((this.mirrors[frame] as number) & bit) === 0) continue;
       const index = this.start + frame;
       this.#frames[batch.count] = frame;
-      this.#wanted[batch.count] = this.forms[frame] as number;
-      batch.add(ingress.offset(index), ingress.length(index), ingress.flag(index));
+      const flags = (ingress.flag(index) & METADATA_MASK) | direction;
+      batch.add(ingress.offset(index), ingress.length(index), flags);
+    }
+  }
+
+  /** As `keepFlags`, for what `gatherMirrored` put together. */
+  keepMirroredFlags(ingress: FrameBatch): void {
+    const { batch } = this;
+    for (let index = 0; index < batch.count; index += 1) {
+      const place = this.start + (this.#frames[index] as number);
+      const direction = ingress.flag(place) & ~METADATA_MASK;
+      ingress.flags[place] = (batch.flag(index) & METADATA_MASK) | direction;
     }
   }
 

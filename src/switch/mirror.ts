@@ -3,7 +3,8 @@
  * nothing else, and what its station sends is dropped, so that nothing is ever learnt there.
  *
  * A frame is copied once a session, as it was received: from an ingress port even where the port's
- * policy drops it, to an egress port when it is handed to it.
+ * policy drops it, to an egress port when it is handed to it. Its direction says which of the two it
+ * was: from a guest's NIC as from an ingress port's.
  */
 
 import type { SwitchPort } from './switch-port.js';

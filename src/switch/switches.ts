@@ -210,19 +210,23 @@ export class Switches {
     await this.#unplug(found, portId);
   }
 
-  /** Plugs a client in until the function that is returned is called. @throws PORT_EXISTS. */
-  plugClient(id: string, portId: string, network: Network, policy: string): JoinedPort {
+  /**
+   * Plugs a client in until `unplugClient`. One that shall be a mirror hears ports that are there.
+   * @throws AlreadyExistsError PORT_EXISTS; NotFoundError PORT_NOT_FOUND; FailedPreconditionError
+   *   PORT_IS_MIRROR; ResourceExhaustedError TOO_MANY_MIRRORS.
+   */
+  plugClient(
+    id: string,
+    portId: string,
+    network: Network,
+    how: Pick<JoinedPort, 'policy' | 'mirror'>,
+  ): JoinedPort {
     const found = this.#own(id);
     this.#checkFree(found, portId);
-    return this.#plug(
-      found,
-      { id: portId, kind: 'client', device: `clients/${portId}`, mac: network.mac },
-      network,
-      {
-        policy,
-        mirror: undefined,
-      },
-    );
+    if (how.mirror !== undefined) this.#checkHeard(found, how.mirror);
+    const { mac } = network;
+    const device = `clients/${portId}`;
+    return this.#plug(found, { id: portId, kind: 'client', device, mac }, network, how);
   }
 
   unplugClient(id: string, portId: string): void {
@@ -240,12 +244,20 @@ export class Switches {
 
   #created(found: OwnSwitch, portId: string): JoinedPort {
     const joined = found.ports.get(portId);
-    if (joined === undefined) {
-      throw new NotFoundError('PORT_NOT_FOUND', `switches/${found.id} has no port ${portId}.`);
-    }
+    if (joined === undefined) throw portNotFound(found.id, portId);
     if (joined.kind === 'tap' || joined.kind === 'netfront') return joined;
     const text = `The port ${portId} goes with ${joined.device}.`;
     throw new FailedPreconditionError('PORT_NOT_OURS', text);
+  }
+
+  #checkHeard(found: OwnSwitch, { destinations, sources }: MirrorRecord): void {
+    for (const portId of [...sources, ...destinations]) {
+      const heard = found.ports.get(portId);
+      if (heard === undefined) throw portNotFound(found.id, portId);
+      if (heard.mirror === undefined) continue;
+      const text = `The port ${portId} is a mirror: name the ports that it hears.`;
+      throw new FailedPreconditionError('PORT_IS_MIRROR', text);
+    }
   }
 
   #checkFree(found: OwnSwitch, portId: string): void {
@@ -314,7 +326,12 @@ export class Switches {
     const port = found.switch.plug(name.id, network, station);
     const joined = { ...name, network, port, ...how };
     found.ports.set(name.id, joined);
-    this.#aimMirrors(found);
+    try {
+      this.#aimMirrors(found);
+    } catch (error) {
+      this.#pull(found, name.id);
+      throw error;
+    }
     return joined;
   }
 
@@ -395,6 +412,10 @@ export class Switches {
     this.#vifs.delete(device);
     this.#pull(found, portOf(device));
   }
+}
+
+function portNotFound(id: string, portId: string): NotFoundError {
+  return new NotFoundError('PORT_NOT_FOUND', `switches/${id} has no port ${portId}.`);
 }
 
 /** The id of a vif's port. */

@@ -1,7 +1,8 @@
 /**
- * What every NIC must do, whatever it is made of. `frameContract` asks for the forms that take and
- * give single frames, which the SDK's NIC has too; `networkContract` for all of a `Network`. Each
- * test opens a NIC with a far end of its own. All frames have the EtherType for local experiments
+ * What every NIC must do, whatever it is made of. `nicContract` asks for the NETWORK interface and for
+ * batches of whatever form, which the SDK's NIC has too; `networkContract` for what the daemon's own
+ * know besides: what became of each frame of a batch, and offloads. Each test opens a NIC with a far
+ * end of its own. All frames have the EtherType for local experiments
  * (IEEE 802), so that what a kernel says on its own is not taken for theirs.
  */
 import assert from 'node:assert/strict';
@@ -13,22 +14,39 @@ import {
   GSO_SIZE_SHIFT,
   GSO_TYPE_SHIFT,
 } from '../../src/device/frame-batch.js';
-import { type Network, type NetworkStats, WriteOutcome } from '../../src/device/network.js';
+import {
+  type FillFrame,
+  type FrameListener,
+  type FrameRequest,
+  type ListenOptions,
+  type Network,
+  type NetworkStats,
+  WriteOutcome,
+} from '../../src/device/network.js';
 import { GSO_TYPE_TCPV4, GSO_TYPE_TCPV6 } from '../../src/ring/netif-extra.js';
 import type { LocalMemory } from '../../src/xen/local-memory.js';
 import { seededRandom } from '../support/random.js';
 import { blankTcpFrame, hasRightTcpChecksum } from '../support/tcp-frames.js';
 
-/** The forms of a NIC that know of single frames. */
-export interface FrameNic {
+/** The NETWORK interface. */
+export interface Nic {
   readonly mac: string;
   readonly mtu: number;
   readonly stats: NetworkStats;
   resetStats(): void;
   write(frame: Uint8Array): Promise<void>;
+  write(request: FrameRequest, fill: FillFrame): Promise<void>;
   writev(parts: readonly Uint8Array[]): Promise<void>;
-  listen(onFrame: (frame: Uint8Array) => void): unknown;
+  listen(onFrame: FrameListener, options?: ListenOptions): Promise<void>;
   disconnect(): Promise<void>;
+}
+
+/** The NIC's batches, in whatever form it has them. */
+export interface BatchForm {
+  /** Sends frames as one batch. Resolves with how many were taken, or rejects where none was. */
+  send(frames: readonly Uint8Array[]): Promise<number>;
+  /** Calls `onFrames` with each batch received from now on. Returns a function that ends it. */
+  hear(onFrames: (frames: readonly Uint8Array[]) => void): () => void;
 }
 
 /** What is at the other end of the wire. */
@@ -38,8 +56,9 @@ export interface FarEnd {
   hear(onFrame: (frame: Uint8Array) => void): void;
 }
 
-export interface NicUnderTest<Nic extends FrameNic = FrameNic> {
+export interface NicUnderTest {
   readonly nic: Nic;
+  readonly batches: BatchForm;
   readonly far: FarEnd;
   /** The longest frame that can be sent. */
   readonly frameBytesMax: number;
@@ -47,7 +66,8 @@ export interface NicUnderTest<Nic extends FrameNic = FrameNic> {
   close(): Promise<void>;
 }
 
-export interface NetworkUnderTest extends NicUnderTest<Network> {
+export interface NetworkUnderTest extends Omit<NicUnderTest, 'batches'> {
+  readonly nic: Network;
   /** Where batches that are written lie. */
   readonly memory: LocalMemory;
 }
@@ -61,19 +81,22 @@ const PATIENCE_MS = 5_000;
 const SILENCE_MS = 50;
 
 export function networkContract(test: DefineTest, open: () => Promise<NetworkUnderTest>): void {
-  frameContract(test, open);
-  const define = defineWith(test, open);
-  filling(define);
-  listening(define);
-  batches(define);
+  nicContract(test, async () => {
+    const tested = await open();
+    return { ...tested, batches: batchForm(tested) };
+  });
+  metadata(defineWith(test, open));
 }
 
-export function frameContract(test: DefineTest, open: () => Promise<NicUnderTest>): void {
+export function nicContract(test: DefineTest, open: () => Promise<NicUnderTest>): void {
   const define = defineWith(test, open);
   identity(define);
   singleFrames(define);
   refusals(define);
   counters(define);
+  filling(define);
+  listening(define);
+  batches(define);
   endings(define);
 }
 
@@ -217,7 +240,7 @@ function endings(define: Define<NicUnderTest>): void {
   });
 }
 
-function filling(define: Define<NetworkUnderTest>): void {
+function filling(define: Define<NicUnderTest>): void {
   define('sends what a function writes into zeroes of the size asked for', async (tested) => {
     const arrived = hearFar(tested);
     const frame = makeFrame(600, 2);
@@ -266,7 +289,7 @@ function filling(define: Define<NetworkUnderTest>): void {
   });
 }
 
-function listening(define: Define<NetworkUnderTest>): void {
+function listening(define: Define<NicUnderTest>): void {
   define('gives every listener a frame of its own', async (tested) => {
     const frame = makeFrame(500, 4);
     const first: Uint8Array[] = [];
@@ -341,7 +364,44 @@ function listening(define: Define<NetworkUnderTest>): void {
   });
 }
 
-function batches(define: Define<NetworkUnderTest>): void {
+function batches(define: Define<NicUnderTest>): void {
+  define('sends batches, whole and in order', async (tested) => {
+    const frames = [14, 60, 1514, 333, 4000].map(makeFrame);
+    const arrived = hearFar(tested);
+    assert.equal(await tested.batches.send(frames), frames.length);
+    assert.equal(await tested.batches.send(frames), frames.length);
+    await expectFrames(arrived, [...frames, ...frames]);
+  });
+
+  define('receives batches until the listener ends, and each time it begins', async (tested) => {
+    const { batches: form, far } = tested;
+    const arrived: Uint8Array[] = [];
+    const onFrames = (frames: readonly Uint8Array[]) => {
+      arrived.push(...frames.filter(isOurs));
+    };
+    const ends = [form.hear(onFrames), form.hear(onFrames)];
+    const witness = hearNear(tested);
+    const frames = [makeFrame(60, 1), makeFrame(61, 2), makeFrame(62, 3)];
+    await far.send(frames[0] as Uint8Array);
+    await until('it is here', () => witness.length === 1);
+    ends[0]?.();
+    ends[0]?.();
+    await far.send(frames[1] as Uint8Array);
+    await until('it is here', () => witness.length === 2);
+    ends[1]?.();
+    await far.send(frames[2] as Uint8Array);
+    await until('it is here', () => witness.length === 3);
+    await expectFrames(arrived, [frames[0], frames[0], frames[1]] as Uint8Array[]);
+  });
+
+  define('takes no batch after it was given up', async ({ batches: form, nic }) => {
+    await nic.disconnect();
+    const taken = await form.send([makeFrame(60, 1), makeFrame(60, 2)]).catch(codeOf);
+    assert.ok(taken === 0 || taken === 'DISCONNECTED', `${taken}`);
+  });
+}
+
+function metadata(define: Define<NetworkUnderTest>): void {
   define('sends a batch and tells what became of each frame', async (tested) => {
     const frames = [14, 60, 1514, 333].map(makeFrame);
     const arrived = hearFar(tested);
@@ -384,39 +444,17 @@ function batches(define: Define<NetworkUnderTest>): void {
     }
   });
 
-  define('receives batches until the listener ends, and each time it begins', async (tested) => {
-    const { nic, far } = tested;
-    const arrived: Uint8Array[] = [];
-    const onBatch = (batch: FrameBatch) => {
-      for (let index = 0; index < batch.count; index += 1) {
-        const offset = batch.offset(index);
-        const frame = batch.bytes.slice(offset, offset + batch.length(index));
-        if (isOurs(frame)) arrived.push(frame);
-      }
-    };
-    const ends = [nic.listenBatch(onBatch), nic.listenBatch(onBatch)];
-    const witness = hearNear(tested);
-    const frames = [makeFrame(60, 1), makeFrame(61, 2), makeFrame(62, 3)];
-    await far.send(frames[0] as Uint8Array);
-    await until('it is here', () => witness.length === 1);
-    ends[0]?.();
-    ends[0]?.();
-    await far.send(frames[1] as Uint8Array);
-    await until('it is here', () => witness.length === 2);
-    ends[1]?.();
-    await far.send(frames[2] as Uint8Array);
-    await until('it is here', () => witness.length === 3);
-    await expectFrames(arrived, [frames[0], frames[0], frames[1]] as Uint8Array[]);
-  });
-
-  define('takes no batch after it was given up', async ({ nic, memory }) => {
-    await nic.disconnect();
-    const batch = stageBatch(memory, [makeFrame(60, 1), makeFrame(60, 2)]);
-    const outcomes = new Uint8Array(2);
-    assert.equal(nic.writeBatch(batch.batch, outcomes), 0);
-    assert.deepEqual([...outcomes], [WriteOutcome.notConnected, WriteOutcome.notConnected]);
-    batch.free();
-  });
+  define(
+    'tells that it takes no frame of a batch after it was given up',
+    async ({ nic, memory }) => {
+      await nic.disconnect();
+      const batch = stageBatch(memory, [makeFrame(60, 1), makeFrame(60, 2)]);
+      const outcomes = new Uint8Array(2);
+      assert.equal(nic.writeBatch(batch.batch, outcomes), 0);
+      assert.deepEqual([...outcomes], [WriteOutcome.notConnected, WriteOutcome.notConnected]);
+      batch.free();
+    },
+  );
 }
 
 /** Every length that is the edge of something, as far as it can be sent. */
@@ -439,7 +477,7 @@ function isOurs(frame: Uint8Array): boolean {
   return frame[12] === ETHERTYPE >> 8 && frame[13] === (ETHERTYPE & 0xff);
 }
 
-function hearNear({ nic }: NicUnderTest): Uint8Array[] {
+function hearNear({ nic }: Pick<NicUnderTest, 'nic'>): Uint8Array[] {
   const frames: Uint8Array[] = [];
   void nic.listen((frame) => {
     if (isOurs(frame)) frames.push(frame);
@@ -447,12 +485,33 @@ function hearNear({ nic }: NicUnderTest): Uint8Array[] {
   return frames;
 }
 
-function hearFar({ far }: NicUnderTest): Uint8Array[] {
+function hearFar({ far }: Pick<NicUnderTest, 'far'>): Uint8Array[] {
   const frames: Uint8Array[] = [];
   far.hear((frame) => {
     if (isOurs(frame)) frames.push(frame);
   });
   return frames;
+}
+
+/** The batches of a `Network`. */
+function batchForm({ memory, nic }: NetworkUnderTest): BatchForm {
+  return {
+    send: async (frames) => {
+      const { batch, free } = stageBatch(memory, frames);
+      const taken = nic.writeBatch(batch);
+      free();
+      return taken;
+    },
+    hear: (onFrames) =>
+      nic.listenBatch((batch) => {
+        const frames: Uint8Array[] = [];
+        for (let index = 0; index < batch.count; index += 1) {
+          const offset = batch.offset(index);
+          frames.push(batch.bytes.slice(offset, offset + batch.length(index)));
+        }
+        onFrames(frames);
+      }),
+  };
 }
 
 function stageBatch(
@@ -497,9 +556,13 @@ async function until(what: string | (() => string), condition: () => boolean): P
   }
 }
 
+function codeOf(error: unknown): unknown {
+  return (error as { code?: unknown }).code;
+}
+
 async function rejectsWith(code: string, promise: Promise<unknown>): Promise<void> {
   await assert.rejects(promise, (error: unknown) => {
-    assert.equal((error as { code?: unknown }).code, code);
+    assert.equal(codeOf(error), code);
     return true;
   });
 }

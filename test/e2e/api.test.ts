@@ -234,7 +234,7 @@ describe('frames', () => {
     const before = (await client.stats.get(['1.0']))[0]?.rx.packets ?? 0;
     const nic = await client.attach('vifs/1.0');
     const heard: number[] = [];
-    nic.listen((frame) => {
+    void nic.listen((frame) => {
       heard.push(frame.length);
     });
     await nic.write(new Uint8Array(60).fill(0xff));

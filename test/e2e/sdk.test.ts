@@ -185,7 +185,7 @@ describe('a NIC', () => {
 
   it('sends thousands of frames, each accounted for', async () => {
     const nic = await client.attach('1.0', { reportResults: true });
-    nic.listen(() => {});
+    void nic.listen(() => {});
     const observed: number[] = [];
     const observation = client.observe('1.0', { direction: 'to-guest' });
     await observation.opened;
@@ -220,7 +220,7 @@ async function injectAll(nic: Nic, count: number): Promise<string[]> {
 describe('a slow reader', () => {
   it('loses frames that are counted: what came and what is lost has no gap', async () => {
     const nic = await client.attach('1.0', { reportResults: true });
-    nic.listen(() => {});
+    void nic.listen(() => {});
     const observation = client.observeBatches('1.0', {
       queueBytes: 65_536,
       creditBytes: 1024 * 1024,

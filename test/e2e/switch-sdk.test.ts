@@ -61,7 +61,7 @@ function frame(destination: string, source: string, number: number): Buffer {
 /** Keeps the numbers of the frames that `nic` receives from now on. */
 function numbersHeard(nic: Nic): number[] {
   const numbers: number[] = [];
-  nic.listen((bytes) => {
+  void nic.listen((bytes) => {
     const heard = Buffer.from(bytes);
     if (heard.readUInt16BE(12) === 0x88b5) numbers.push(heard.readUInt16BE(14));
   });
@@ -218,7 +218,7 @@ describe('NICs on a switch', () => {
     const nic = await attach('default');
     const [ask] = await Promise.all([
       new Promise<Buffer>((resolve) => {
-        nic.listen((bytes) => {
+        void nic.listen((bytes) => {
           const heard = Buffer.from(bytes);
           if (heard.readUInt16BE(12) === 0x0806 && heard.readUInt16BE(20) === 2) resolve(heard);
         });
@@ -247,11 +247,11 @@ describe('an update of a vif', () => {
       .toEqual([nic.port?.id ?? '', 'vif-1.0'].sort());
     // Guest 1 goes on looking for guest 2, which is not there.
     await new Promise<void>((resolve) => {
-      const stop = nic.listen((bytes) => {
-        if (Buffer.from(bytes).toString('hex', 6, 12) !== '00163e000001') return;
-        stop();
-        resolve();
-      });
+      const stop = new AbortController();
+      const hear = (bytes: Uint8Array) => {
+        if (Buffer.from(bytes).toString('hex', 6, 12) === '00163e000001') stop.abort();
+      };
+      void nic.listen(hear, { signal: stop.signal }).then(resolve, resolve);
     });
     await client.vifs.update('1.0', { switch: null });
     await expect

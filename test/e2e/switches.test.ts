@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.js';
 import { Daemon } from '../../src/daemon.js';
 import {
+  type ClientPort,
   FrameBatch,
   FrameMode,
   FrameServiceClient,
@@ -18,6 +19,7 @@ import {
   type UpdateVifResponse,
   VifServiceClient,
 } from '../../src/gen/xenvif/v1/vif_service.js';
+import { type BreakableConnection, breakableConnection } from '../support/breakable-connection.js';
 import { type GuestUnderTest, Machine, silent, until } from '../support/machine.js';
 
 let machine: Machine;
@@ -201,20 +203,21 @@ describe('clients as ports', () => {
   class PortClient {
     readonly call: FrameCall;
     readonly got: string[] = [];
+    /** The direction of each, as the contract numbers them. */
+    readonly ways: number[] = [];
     port: api.Port | undefined;
     error: ServiceError | undefined;
 
-    constructor(port: {
-      portId?: string;
-      mac?: string;
-      anyMac?: boolean;
-      grace?: { seconds: bigint; nanos: number };
-    }) {
-      this.call = frames.streamFrames();
+    constructor(port: Partial<ClientPort>, service = frames) {
+      this.call = service.streamFrames();
       this.call.on('data', ({ message }: StreamFramesResponse) => {
         if (message?.$case === 'opened') this.port = message.value.port;
         if (message?.$case !== 'frames') return;
-        for (const frame of message.value.frames) this.got.push(frame.subarray(14).toString());
+        const { flags } = message.value;
+        for (const [index, frame] of message.value.frames.entries()) {
+          this.got.push(frame.subarray(14).toString());
+          this.ways.push((flags[index] ?? 0) & 0b11);
+        }
       });
       this.call.on('error', (error: ServiceError) => {
         this.error = error;
@@ -265,32 +268,109 @@ describe('clients as ports', () => {
     two.call.cancel();
   });
 
+  let fragile: BreakableConnection;
+  let fragileFrames: FrameServiceClient;
+  beforeEach(async () => {
+    fragile = await breakableConnection(daemon.addresses[0] as string);
+    fragileFrames = new FrameServiceClient(fragile.address, credentials.createInsecure());
+  });
+  afterEach(async () => {
+    fragileFrames.close();
+    await fragile.close();
+  });
+
+  const grace = { seconds: 3n, nanos: 0 };
+  const place = { portId: 'host', mac: '02:00:00:00:00:05', grace };
+
   test('keep their port for a while when their stream breaks, and get it back', async () => {
-    const grace = { seconds: 0n, nanos: 300_000_000 };
-    const before = await new PortClient({
-      portId: 'host',
-      mac: '02:00:00:00:00:05',
-      grace,
-    }).opened();
-    before.call.cancel();
-    const after = await new PortClient({
-      portId: 'host',
-      mac: '02:00:00:00:00:05',
-      grace,
-    }).opened();
+    const own = { ...place, resumeKey: 'known to one' };
+    const policy = PortPolicy.fromPartial({ isolated: true });
+    await new PortClient({ ...own, policy }, fragileFrames).opened();
+    fragile.break();
+    const after = await new PortClient(own).opened();
     expect(after.error).toBeUndefined();
-    const replacing = await new PortClient({
-      portId: 'host',
-      mac: '02:00:00:00:00:05',
-      grace,
-    }).opened();
+    expect(after.port).toMatchObject({ mac: place.mac, policy: { isolated: true, lockMac: true } });
+    // Its stream may have broken without our having noticed.
+    const replacing = await new PortClient(own, fragileFrames).opened();
     await until('the one before is cut off', () => after.error !== undefined);
     expect(after.error?.details).toContain('another stream');
     await first.device.write(frameOf('hello', first.device.mac));
     await until('it is heard', () => replacing.got.length === 1);
-    replacing.call.cancel();
+    fragile.break();
     await until('the port stays', () => daemon.switches.get('default').ports.has('host'));
     await until('and goes', () => !daemon.switches.get('default').ports.has('host'));
+  });
+
+  test('keep their port from others, who know its name and address', async () => {
+    const refusal = { code: 6, details: expect.stringContaining('Another client holds the port') };
+    const own = { ...place, resumeKey: 'known to one' };
+    await new PortClient(own, fragileFrames).opened();
+    const others = [place, { ...place, resumeKey: 'guessed' }, { ...own, resumeKey: '' }];
+    for (const other of others) {
+      expect((await new PortClient(other).opened()).error).toMatchObject(refusal);
+    }
+    fragile.break();
+    for (const other of others) {
+      expect((await new PortClient(other).opened()).error).toMatchObject(refusal);
+    }
+    expect((await new PortClient(own).opened()).error).toBeUndefined();
+    const long = { portId: 'long', resumeKey: 'x'.repeat(129) };
+    expect((await new PortClient(long).opened()).error).toMatchObject({ code: 3 });
+  });
+
+  test('that gave no key get their port back by their address, and nobody while they are there', async () => {
+    const holder = await new PortClient(place, fragileFrames).opened();
+    expect((await new PortClient(place).opened()).error).toMatchObject({ code: 6 });
+    expect(holder.error).toBeUndefined();
+    fragile.break();
+    const { size } = daemon.switches.get('default').ports;
+    await until('its end is seen', () => holder.error !== undefined);
+    const stranger = await new PortClient({ ...place, mac: '02:00:00:00:00:06' }).opened();
+    expect(stranger.error).toMatchObject({ code: 6 });
+    expect((await new PortClient(place).opened()).error).toBeUndefined();
+    expect(daemon.switches.get('default').ports.size).toBe(size);
+  });
+
+  test('hear, as mirrors, what passes other ports, each frame with its way', async () => {
+    const heard = hear(second);
+    const watched = { sources: ['vif-1.0'], destinations: ['vif-1.0'], vlans: [] };
+    const mirror = await new PortClient({ portId: 'ear', mirror: watched }).opened();
+    const all = await new PortClient({
+      portId: 'all',
+      mirror: { sources: [], destinations: [], vlans: [] },
+    }).opened();
+    expect(mirror.port).toMatchObject({ mirror: watched });
+    await first.device.write(frameOf('out', first.device.mac));
+    await second.device.write(frameOf('in', second.device.mac, first.device.mac));
+    await until('all is heard', () => mirror.got.length === 2 && all.got.length === 2);
+    expect([mirror.got, mirror.ways]).toEqual([
+      ['out', 'in'],
+      [1, 2],
+    ]);
+    expect([all.got, all.ways]).toEqual([
+      ['out', 'in'],
+      [1, 1],
+    ]);
+    mirror.send(frameOf('never', mirror.port?.mac ?? ''));
+    await second.device.write(frameOf('last', second.device.mac, first.device.mac));
+    await until('the last is heard', () => mirror.got.length === 3);
+    expect(heard).toEqual(['out']);
+    const ofNone = { sources: ['none'], destinations: [], vlans: [] };
+    expect((await new PortClient({ mirror: ofNone }).opened()).error).toMatchObject({ code: 5 });
+    const ofMirror = { sources: [], destinations: ['ear'], vlans: [] };
+    expect((await new PortClient({ mirror: ofMirror }).opened()).error).toMatchObject({ code: 9 });
+    mirror.call.end();
+    await until('it is gone', () => !daemon.switches.get('default').ports.has('ear'));
+  });
+
+  test('are refused the seventeenth mirror, and leave no port behind', async () => {
+    const mirror = { sources: [], destinations: [], vlans: [] };
+    for (let number = 0; number < 16; number += 1) {
+      expect((await new PortClient({ mirror }).opened()).error).toBeUndefined();
+    }
+    const { size } = daemon.switches.get('default').ports;
+    expect((await new PortClient({ mirror }).opened()).error).toMatchObject({ code: 8 });
+    expect(daemon.switches.get('default').ports.size).toBe(size);
   });
 });
 

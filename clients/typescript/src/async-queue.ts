@@ -57,6 +57,11 @@ export class AsyncQueue<T> {
     this.end();
   }
 
+  /** The next item if one waits. */
+  poll(): T | undefined {
+    return this.count > 0 ? this.#shift() : undefined;
+  }
+
   /** The next item, or undefined at the end. @throws the error given to `fail`, once. */
   take(): Promise<T | undefined> {
     if (this.count > 0) return Promise.resolve(this.#shift());

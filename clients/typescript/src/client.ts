@@ -75,9 +75,12 @@ export class XenvifClient {
   }
 
   /**
-   * Observes the frames of one or more vifs, frame by frame. Starts at once.
-   * @throws XenvifClientError VIF_NAME_INVALID, CREDIT_TOO_SMALL; the loop over it whatever the daemon
-   *   refuses it for.
+   * Observes the frames of one or more vifs (`vifs/1.0`, `1.0`), of one port of a switch
+   * (`switches/lan/ports/tap0`, `lan/tap0`) or of all a switch (`switches/lan`: each frame once, as it
+   * comes in), frame by frame. At a port `from-guest` is what comes into the switch there, and
+   * `to-guest` what goes out of it. Starts at once.
+   * @throws XenvifClientError VIF_NAME_INVALID, SWITCH_NAME_INVALID, PORT_NAME_INVALID, PORT_NOT_ALONE,
+   *   CREDIT_TOO_SMALL; the loop over it whatever the daemon refuses it for.
    */
   observe(vifs: string | readonly string[], options: ObserveOptions = {}): FrameObservation {
     return new FrameObservation(this.#connection, vifs, options);

@@ -94,6 +94,11 @@ export class FrameCall {
     return message;
   }
 
+  /** The next message if one waits; the caller gives credit for it. */
+  poll(): FrameEventMessage | undefined {
+    return this.#messages.poll();
+  }
+
   /** Lets the daemon send `bytes` more, told to it once a quarter of the credit is used up. */
   giveCredit(bytes: number): void {
     this.#owedBytes += bytes;

@@ -11,7 +11,7 @@ export interface Frame {
   /** When it passed: nanoseconds since 1970. */
   readonly timestampNs: bigint;
   readonly direction: Direction;
-  /** The vif that it passed, `vifs/<domid>.<handle>`; for a NIC on a switch, its port. */
+  /** The vif that it passed, `vifs/<domid>.<handle>`; else the port or switch that is observed. */
   readonly vif: string;
   /** Its length when it passed, in bytes; more than `data` has where a snaplen cut it. */
   readonly originalLength: number;

@@ -17,7 +17,17 @@ export type { FrameSelectionOptions, FrameStreamOptions, OpenedFrames } from './
 export type { Health } from './health.js';
 export type { Domain, Host, HostInfo, ListDomainsOptions } from './host.js';
 export type { LostTotals } from './loss.js';
-export { Nic, type NicStats } from './nic.js';
+export type { MirrorInput } from './mirror.js';
+export type {
+  BatchListener,
+  FillFrame,
+  FrameListener,
+  FrameRequest,
+  ListenOptions,
+  Network,
+  NicStats,
+} from './network.js';
+export { Nic } from './nic.js';
 export type { AttachOptions, ClientPortOptions } from './nic-options.js';
 export {
   BatchObservation,

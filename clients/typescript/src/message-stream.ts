@@ -61,11 +61,14 @@ export class MessageStream<Raw, Message> {
   /** The next message, or undefined when the stream is over. @throws XenvifClientError, once. */
   async next(): Promise<Message | undefined> {
     const message = await this.#queue.take();
-    if (message === undefined) return undefined;
-    this.#queuedBytes -= this.#options.sizeOf(message);
-    if (this.#call.isPaused() && this.#queuedBytes <= this.#options.pauseAtBytes / 2) {
-      this.#call.resume();
-    }
+    if (message !== undefined) this.#taken(message);
+    return message;
+  }
+
+  /** The next message if one waits. */
+  poll(): Message | undefined {
+    const message = this.#queue.poll();
+    if (message !== undefined) this.#taken(message);
     return message;
   }
 
@@ -88,6 +91,13 @@ export class MessageStream<Raw, Message> {
   }
 
   #onAbort = (): void => this.abort(cancelled(this.#options.signal?.reason));
+
+  #taken(message: Message): void {
+    this.#queuedBytes -= this.#options.sizeOf(message);
+    if (this.#call.isPaused() && this.#queuedBytes <= this.#options.pauseAtBytes / 2) {
+      this.#call.resume();
+    }
+  }
 
   #receive(raw: Raw): void {
     if (this.#openTimer !== undefined) {

@@ -3,6 +3,7 @@ import { durationFromMs } from './duration.js';
 import type { Lost } from './frame-messages.js';
 import type { FramePurpose, FrameStreamOptions, OpenedFrames } from './frame-options.js';
 import { FrameMode } from './gen/xenvif/v1/frame_service.js';
+import { type MirrorInput, mirrorToWire } from './mirror.js';
 import { type PortPolicyInput, policyToWire } from './port-policy.js';
 import { switchName } from './switch-name.js';
 import type { VifPhase } from './vif.js';
@@ -18,6 +19,11 @@ export interface ClientPortOptions {
   readonly policy?: PortPolicyInput | undefined;
   /** Send from any MAC address, as a bridge does. Default: only from the NIC's own. */
   readonly anyMac?: boolean | undefined;
+  /**
+   * Be a mirror: hear copies of what passes other ports, and send nothing. `from-guest` is then what
+   * came into the switch at a port, `to-guest` what went out of it there.
+   */
+  readonly mirror?: MirrorInput | undefined;
 }
 
 export interface AttachOptions extends Omit<FrameStreamOptions, 'maxFrames'>, ClientPortOptions {
@@ -55,18 +61,20 @@ export function graceMsOf(target: string, options: AttachOptions): number {
 }
 
 /**
- * Opens `target`, for the first time or, where it was open before, as the port that it was.
+ * Opens `target`, for the first time or, where it was open before, as the port that it was: who knows
+ * `resumeKey` is the same client.
  * @throws XenvifClientError VIF_NAME_INVALID, SWITCH_NAME_INVALID
  */
 export function attachPurpose(
   target: string,
   options: AttachOptions,
+  resumeKey: string,
   before?: OpenedFrames | undefined,
 ): FramePurpose {
   const mode = FrameMode.ATTACH;
   const reportResults = options.reportResults ?? false;
   if (!isSwitch(target)) return { mode, vifs: [vifName(target)], reportResults };
-  const { policy, anyMac = false } = options;
+  const { policy, anyMac = false, mirror } = options;
   const port = {
     portId: before?.port?.id ?? options.portId ?? '',
     mac: before?.port?.mac ?? options.mac ?? '',
@@ -74,6 +82,8 @@ export function attachPurpose(
     anyMac,
     // Who will not come back leaves no port behind.
     grace: durationFromMs(graceMsOf(target, options)),
+    resumeKey,
+    mirror: mirror && mirrorToWire(mirror),
   };
   return { mode, vifs: [], switch: switchName(target), port, reportResults };
 }

@@ -1,8 +1,8 @@
 /**
  * A NIC that this program is: the other end of a guest's interface, or a port of a switch. What its
- * peer sends comes out, what is written goes to the peer. The shape is that of Mirage's NETWORK module:
- * write, writev, listen, mac, mtu, stats with their reset, disconnect.
+ * peer sends comes out, what is written goes to the peer. It is a `Network`, as Mirage has it, and more.
  */
+import { randomUUID } from 'node:crypto';
 import { checkFrameLength } from './batch-encoder.js';
 import type { Connection } from './connection.js';
 import { Deferred } from './deferred.js';
@@ -14,19 +14,22 @@ import type { InjectionOutcome } from './frame-messages.js';
 import type { OpenedFrames } from './frame-options.js';
 import { FrameSender } from './frame-sender.js';
 import { LossAccount, type LostTotals } from './loss.js';
+import {
+  type BatchListener,
+  type FillFrame,
+  type FrameListener,
+  type FrameRequest,
+  fillFrame,
+  type ListenOptions,
+  type Network,
+  type NicStats,
+} from './network.js';
+import { NicListeners } from './nic-listeners.js';
 import { type AttachOptions, attachPurpose, graceMsOf } from './nic-options.js';
 import { type NicPlace, placeOf } from './nic-place.js';
 import { ResumingFrameCall } from './resuming-frame-call.js';
 import type { Port } from './switch.js';
 import type { Vif, VifPhase } from './vif.js';
-
-/** Frames and bytes: rx is what came from the guest or the switch, tx what was sent there. */
-export interface NicStats {
-  readonly rxPackets: bigint;
-  readonly rxBytes: bigint;
-  readonly txPackets: bigint;
-  readonly txBytes: bigint;
-}
 
 const DEFAULT_SEND_QUEUE_BYTES = 16 * 1024 * 1024;
 /** `writeBatch` lets the transport take what it has before it copies more than this. */
@@ -34,12 +37,12 @@ const WRITE_AHEAD_BYTES = 1024 * 1024;
 /** How long `disconnect` waits for the daemon to take what was written. */
 const DISCONNECT_TIMEOUT_MS = 2_000;
 
-export class Nic implements AsyncIterable<Frame> {
+export class Nic implements Network, AsyncIterable<Frame> {
   readonly #connection: Connection;
   readonly #call: ResumingFrameCall;
   readonly #sender: FrameSender;
   readonly #options: AttachOptions;
-  readonly #listeners = new Set<(frame: Uint8Array) => void>();
+  readonly #listeners = new NicListeners();
   readonly #lost = new LossAccount();
   readonly #closed = new Deferred<XenvifClientError | undefined>();
   /** Set once attached, before anybody gets to see the NIC. */
@@ -47,12 +50,15 @@ export class Nic implements AsyncIterable<Frame> {
   #phase: VifPhase = 'unspecified';
   #counters = { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 };
   #disconnected = false;
+  /** What ended it. */
+  #failure: XenvifClientError | undefined;
 
   private constructor(connection: Connection, target: string, options: AttachOptions) {
     this.#connection = connection;
     this.#options = options;
+    const resumeKey = randomUUID();
     this.#call = new ResumingFrameCall(connection, {
-      purpose: (before) => attachPurpose(target, options, before),
+      purpose: (before) => attachPurpose(target, options, resumeKey, before),
       stream: options,
       resumeForMs: graceMsOf(target, options),
       onMessage: (message, call) => this.#intercept(message, call),
@@ -153,22 +159,29 @@ export class Nic implements AsyncIterable<Frame> {
   }
 
   /**
-   * Sends one frame of 14 to 65535 bytes, header included. The bytes are copied at once; the promise
-   * settles when the transport has taken them, which is what a fast writer waits for. Frames written in
-   * one turn of the event loop share a message.
+   * Sends one frame of 14 to 65535 bytes, header included, or `buffer[0 .. fill(buffer))` of a zeroed
+   * buffer of exactly `size` bytes. The bytes are copied at once; the promise settles when the transport
+   * has taken them, which is what a fast writer waits for. Frames written in one turn of the event loop
+   * share a message.
    *
    * While a NIC that reconnects is away, writes wait, up to `sendQueueBytes`, and are sent in order when
    * it is back; if it does not come back they fail with what ended it. What the transport had taken when
    * the connection broke may be lost, and is not sent again; what it was just taking may arrive twice.
-   * @throws XenvifClientError FRAME_TOO_SHORT, FRAME_TOO_LONG, SEND_QUEUE_FULL, DISCONNECTED
+   * @throws XenvifClientError FRAME_TOO_SHORT, FRAME_TOO_LONG, SEND_QUEUE_FULL, DISCONNECTED; what
+   *   `fill` throws.
    */
-  async write(frame: Uint8Array): Promise<void> {
+  write(frame: Uint8Array): Promise<void>;
+  write(request: FrameRequest, fill: FillFrame): Promise<void>;
+  async write(what: Uint8Array | FrameRequest, fill?: FillFrame): Promise<void> {
+    this.#checkNotGivenUp();
+    const frame = what instanceof Uint8Array ? what : fillFrame(what.size, fill ?? wholeBuffer);
     checkFrameLength(frame.length);
     await this.#sender.add([frame], frame.length).accepted.promise;
   }
 
   /** Sends the parts as one frame. Otherwise as `write`. */
   async writev(parts: readonly Uint8Array[]): Promise<void> {
+    this.#checkNotGivenUp();
     let length = 0;
     for (const part of parts) length += part.length;
     checkFrameLength(length);
@@ -177,6 +190,7 @@ export class Nic implements AsyncIterable<Frame> {
 
   /** Sends frames in order. None is sent where one has a length that is wrong. As `write`. */
   async writeBatch(frames: readonly Uint8Array[]): Promise<void> {
+    this.#checkNotGivenUp();
     for (const frame of frames) checkFrameLength(frame.length);
     let accepted: Promise<void> | undefined;
     for (const frame of frames) {
@@ -193,6 +207,7 @@ export class Nic implements AsyncIterable<Frame> {
    */
   async inject(frames: readonly Uint8Array[]): Promise<InjectionOutcome[]> {
     if (!this.#options.reportResults) throw resultsNotReported();
+    this.#checkNotGivenUp();
     for (const frame of frames) checkFrameLength(frame.length);
     const places: { results: Promise<readonly InjectionOutcome[]>; index: number }[] = [];
     for (const frame of frames) {
@@ -208,12 +223,27 @@ export class Nic implements AsyncIterable<Frame> {
   }
 
   /**
-   * Calls `onFrame` with every frame received from now on, as soon as it comes. While anybody listens,
-   * a loop over the NIC gets nothing. Returns a function that ends it.
+   * Calls `onFrame` with every frame received from now on, as soon as it comes, and first with those
+   * that wait; each frame is the callee's. While anybody listens, a loop over the NIC gets nothing.
+   * What a call returns is waited for, where it is a promise, before the daemon may send as much again.
+   *
+   * Resolves when the NIC is gone (`closed` says why), or by `signal`. Where `onFrame` throws, or a
+   * promise of its rejects, it is called no more and `listen` rejects with that error; the NIC and all
+   * other listeners go on.
+   * @throws XenvifClientError DISCONNECTED, or what ended the NIC.
    */
-  listen(onFrame: (frame: Uint8Array) => void): () => void {
-    this.#listeners.add(onFrame);
-    return () => this.#listeners.delete(onFrame);
+  async listen(onFrame: FrameListener, options: ListenOptions = {}): Promise<void> {
+    this.#checkNotGivenUp();
+    const listening = this.#listeners.listen(onFrame, options, () => this.mtu);
+    this.#hearWaiting();
+    await listening;
+  }
+
+  /** As `listen`, with batches: no copy and no object for a frame. Returns a function that ends it. */
+  listenBatch(onBatch: BatchListener): () => void {
+    const end = this.#listeners.listenBatch(onBatch);
+    this.#hearWaiting();
+    return end;
   }
 
   /**
@@ -255,7 +285,7 @@ export class Nic implements AsyncIterable<Frame> {
   #intercept(message: FrameEventMessage, call: FrameCall): boolean {
     switch (message.type) {
       case 'batch':
-        if (this.#listeners.size === 0) return false;
+        if (this.#listeners.count === 0) return false;
         this.#deliver(message.batch, call);
         return true;
       case 'lost':
@@ -273,10 +303,26 @@ export class Nic implements AsyncIterable<Frame> {
 
   #deliver(batch: FrameBatchView, call: FrameCall): void {
     this.#countReceived(batch);
-    for (let index = 0; index < batch.count; index += 1) {
-      for (const onFrame of this.#listeners) onFrame(batch.frame(index));
-    }
-    call.giveCredit(batch.byteCount);
+    const heard = this.#listeners.deliver(batch);
+    if (heard === undefined) call.giveCredit(batch.byteCount);
+    else heard.then(() => call.giveCredit(batch.byteCount)).catch(() => {});
+  }
+
+  /** Frames that came before anybody listened are heard first; not within the call of `listen`. */
+  #hearWaiting(): void {
+    queueMicrotask(() =>
+      this.#call.drain(
+        () => this.#listeners.count > 0,
+        (message, call) => {
+          if (message.type === 'batch') this.#deliver(message.batch, call);
+        },
+      ),
+    );
+  }
+
+  #checkNotGivenUp(): void {
+    if (this.#disconnected) throw disconnectedError();
+    if (this.#failure !== undefined) throw this.#failure;
   }
 
   #countReceived(batch: FrameBatchView): void {
@@ -302,9 +348,15 @@ export class Nic implements AsyncIterable<Frame> {
   }
 
   #end(error: XenvifClientError | undefined): void {
-    this.#sender.end(error ?? disconnectedError());
+    this.#failure = error ?? disconnectedError();
+    this.#sender.end(this.#failure);
+    this.#listeners.end();
     this.#closed.resolve(error);
   }
+}
+
+function wholeBuffer({ length }: Uint8Array): number {
+  return length;
 }
 
 function disconnectedError(): XenvifClientError {

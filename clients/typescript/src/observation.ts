@@ -1,5 +1,5 @@
 /**
- * A copy of what passes on some vifs: as frames, as batches, or as events with everything that
+ * A copy of what passes on some vifs, or at a port of a switch: as frames, as batches, or as events with everything that
  * happens to the stream. Opened again when the connection is lost.
  */
 import type { Connection } from './connection.js';
@@ -8,12 +8,16 @@ import { type Frame, FrameIterator } from './frame.js';
 import type { FrameBatchView } from './frame-batch-view.js';
 import { FrameCall, type FrameEventMessage } from './frame-call.js';
 import type { Lost } from './frame-messages.js';
-import type { FrameSelectionOptions, FrameStreamOptions, OpenedFrames } from './frame-options.js';
-import { FrameMode } from './gen/xenvif/v1/frame_service.js';
+import type {
+  FramePurpose,
+  FrameSelectionOptions,
+  FrameStreamOptions,
+  OpenedFrames,
+} from './frame-options.js';
 import { LossAccount, type LostTotals } from './loss.js';
+import { observed } from './observed.js';
 import { Backoff, pause } from './retry.js';
 import type { VifPhase } from './vif.js';
-import { vifName } from './vif-name.js';
 
 export interface ObserveOptions extends FrameStreamOptions {
   /** Open the stream again after the connection was lost. Default true. */
@@ -47,8 +51,9 @@ export type ObservationEvent =
  * `close`, after `maxFrames`, or by the signal (which makes the loop throw CANCELLED).
  */
 export abstract class Observation<Item> implements AsyncIterable<Item> {
-  /** The names asked for; `vifIndex` of a batch counts them. */
+  /** The names asked for, of vifs or of one port or switch; `vifIndex` of a batch counts them. */
   readonly vifs: readonly string[];
+  readonly #purpose: FramePurpose;
   readonly #connection: Connection;
   readonly #stopping = new AbortController();
   readonly #lost = new LossAccount();
@@ -56,9 +61,11 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
   #call: FrameCall;
   #frames = 0;
 
-  /** @throws XenvifClientError VIF_NAME_INVALID, CREDIT_TOO_SMALL */
+  /** @throws XenvifClientError CREDIT_TOO_SMALL, and as `observed`. */
   constructor(connection: Connection, vifs: string | readonly string[], options: ObserveOptions) {
-    this.vifs = (typeof vifs === 'string' ? [vifs] : vifs).map(vifName);
+    const { names, purpose } = observed(vifs);
+    this.vifs = names;
+    this.#purpose = purpose;
     this.#connection = connection;
     this.#options = options;
     this.#call = this.#openCall();
@@ -155,9 +162,8 @@ export abstract class Observation<Item> implements AsyncIterable<Item> {
 
   #openCall(): FrameCall {
     const { maxFrames = 0 } = this.#options;
-    const purpose = { mode: FrameMode.OBSERVE, vifs: [...this.vifs], reportResults: false };
     const rest = maxFrames === 0 ? 0 : maxFrames - this.#frames;
-    return new FrameCall(this.#connection, purpose, { ...this.#options, maxFrames: rest });
+    return new FrameCall(this.#connection, this.#purpose, { ...this.#options, maxFrames: rest });
   }
 
   #event(message: FrameEventMessage): ObservationEvent | undefined {

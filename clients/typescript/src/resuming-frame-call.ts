@@ -80,6 +80,16 @@ export class ResumingFrameCall {
     }
   }
 
+  /** Hands what waits to `take`, with its call, for as long as `wants` says so. */
+  drain(wants: () => boolean, take: (message: FrameEventMessage, call: FrameCall) => void): void {
+    const { call } = this.#attempt;
+    while (wants()) {
+      const message = call.poll();
+      if (message === undefined) return;
+      take(message, call);
+    }
+  }
+
   /** As `FrameCall.send`: while the connection is broken, `onAccepted` never runs. */
   send(message: Buffer, onAccepted: () => void): void {
     this.#attempt.call.send(message, onAccepted);

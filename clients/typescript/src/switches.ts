@@ -3,17 +3,13 @@ import { randomUUID } from 'node:crypto';
 import { type CallOptions, callUnary } from './call.js';
 import type { Connection } from './connection.js';
 import { XenvifClientError } from './errors.js';
-import {
-  type CreatePortRequest,
-  SwitchServiceService,
-  type MirrorSpec as WireMirror,
-} from './gen/xenvif/v1/switch_service.js';
+import { type CreatePortRequest, SwitchServiceService } from './gen/xenvif/v1/switch_service.js';
+import { type MirrorInput, mirrorToWire } from './mirror.js';
 import { type PortPolicyInput, policyToWire } from './port-policy.js';
 import { retrying } from './retry.js';
 import {
   entryFromWire,
   type ForwardingEntry,
-  type Mirror,
   type Port,
   portFromWire,
   type Switch,
@@ -59,7 +55,7 @@ export interface CreatePortOptions extends CallOptions {
   /** What the port allows. Default: everything. */
   readonly policy?: PortPolicyInput | undefined;
   /** Makes the port a mirror, which hears copies of other ports' frames and sends nothing. */
-  readonly mirror?: Partial<Mirror> | undefined;
+  readonly mirror?: MirrorInput | undefined;
 }
 
 export interface CreateTapOptions extends CreatePortOptions {
@@ -228,14 +224,6 @@ export class Switches {
     const response = await callUnary(this.#connection, method, request, options);
     return portFromWire(present(response.port, 'port'));
   }
-}
-
-function mirrorToWire({
-  sources = [],
-  destinations = [],
-  vlans = [],
-}: Partial<Mirror>): WireMirror {
-  return { sources: [...sources], destinations: [...destinations], vlans: [...vlans] };
 }
 
 /** The contract promises it in every answer; a daemon that leaves it out is broken. */

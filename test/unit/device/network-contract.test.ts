@@ -1,21 +1,13 @@
 /** The contract of NICs, for every implementation that needs no machine but this process. */
 import { PassThrough } from 'node:stream';
 import { describe, expect, test } from 'vitest';
-import { XenvifClient } from '../../../clients/typescript/src/index.js';
-import { loadConfig } from '../../../src/config.js';
 import type { Network } from '../../../src/device/network.js';
 import { BasicBackend, Vnetif } from '../../../src/device/vnetif/index.js';
 import { FaultInjector } from '../../../src/device/wrap/fault-injector.js';
 import { PcapWriter } from '../../../src/device/wrap/pcap-writer.js';
 import { Tracer } from '../../../src/device/wrap/tracer.js';
-import { GrpcServer } from '../../../src/service/server.js';
 import type { LocalMemory } from '../../../src/xen/local-memory.js';
-import {
-  type FarEnd,
-  frameContract,
-  type NetworkUnderTest,
-  networkContract,
-} from '../../contract/network.js';
+import { type FarEnd, type NetworkUnderTest, networkContract } from '../../contract/network.js';
 import { Machine, silent, until } from '../../support/machine.js';
 
 const JUMBO_MTU = 9000;
@@ -124,24 +116,5 @@ describe('a fault injector without faults', () => {
     };
     const { memory } = backend;
     return { nic: injector, far: farEnd(other), memory, frameBytesMax: NETIF_BYTES_MAX, close };
-  });
-});
-
-describe("the SDK's NIC, over gRPC", () => {
-  frameContract(test, async () => {
-    const { machine, netback, netfront } = await openVif();
-    const config = loadConfig({});
-    const server = new GrpcServer(machine.xen, machine.netback, machine.switches(), config, silent);
-    const port = await server.listen('127.0.0.1:0');
-    server.ready();
-    const client = await XenvifClient.connect({ address: `127.0.0.1:${port}` });
-    const nic = await client.attach(netback.name);
-    const close = async () => {
-      await nic.disconnect();
-      client.close();
-      await server.stop();
-      await machine.end();
-    };
-    return { nic, far: farEnd(netfront), frameBytesMax: NETIF_BYTES_MAX, close };
   });
 });

@@ -66,7 +66,7 @@ async function inject(session: Session, target: string, options: InjectOptions):
     reconnect: false,
     signal: interrupt,
   });
-  nic.listen(() => {});
+  void nic.listen(() => {});
   const outcomes = new Map<InjectionOutcome, number>();
   for (let round = 0; round < options.repeat; round += 1) {
     await sendAll(nic, frames, options.interval, interrupt, (outcome) => {

@@ -155,10 +155,13 @@ describe('a NIC', () => {
   it('calls listeners, until they have heard enough', async () => {
     const nic = await client.attach('1.0');
     const heard: number[] = [];
-    const stop = nic.listen((bytes) => heard.push(bytes[0] ?? 0));
+    const enough = new AbortController();
+    const { signal } = enough;
+    const listening = nic.listen((bytes) => heard.push(bytes[0] ?? 0), { signal });
     call?.write(framesMessage([frame(1), frame(2)], 1n));
     await expect.poll(() => heard).toEqual([1, 2]);
-    stop();
+    enough.abort();
+    await listening;
     call?.write(framesMessage([frame(3)], 3n));
     for await (const { data } of nic) {
       expect(data[0]).toBe(3);
@@ -168,9 +171,51 @@ describe('a NIC', () => {
     await nic.disconnect();
   });
 
+  it('first tells listeners what came before them, in order and once', async () => {
+    const nic = await client.attach('1.0');
+    call?.write(framesMessage([frame(1), frame(2)], 1n));
+    call?.write(framesMessage([frame(3)], 3n));
+    await expect.poll(() => call?.writableLength).toBe(0);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const heard: number[] = [];
+    const batches: number[] = [];
+    void nic.listen((bytes) => heard.push(bytes[0] ?? 0));
+    const end = nic.listenBatch((batch) => batches.push(batch.count));
+    call?.write(framesMessage([frame(4)], 4n));
+    await expect.poll(() => heard).toEqual([1, 2, 3, 4]);
+    expect(batches).toEqual([2, 1, 1]);
+    expect(nic.stats.rxPackets).toBe(4n);
+    end();
+    await nic.disconnect();
+  });
+
+  it('gives no credit for frames that an async listener is not done with', async () => {
+    const nic = await client.attach('1.0', { creditBytes: 1024 * 1024 });
+    let finish = (): void => {};
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    let heard = 0;
+    void nic.listen(async () => {
+      heard += 1;
+      await finished;
+    });
+    let credit = 0n;
+    call?.on('data', ({ message }: StreamFramesRequest) => {
+      if (message?.$case === 'credit') credit += message.value.bytes;
+    });
+    const batch = Array.from({ length: 64 }, () => frame(1, 1024));
+    for (let index = 0; index < 8; index += 1) call?.write(framesMessage(batch, 1n));
+    await expect.poll(() => heard).toBe(512);
+    expect(credit).toBe(0n);
+    finish();
+    await expect.poll(() => credit).toBe(512n * 1024n);
+    await nic.disconnect();
+  });
+
   it('gives credit for what listeners heard', async () => {
     const nic = await client.attach('1.0', { creditBytes: 1024 * 1024 });
-    nic.listen(() => {});
+    void nic.listen(() => {});
     let credit = 0n;
     call?.on('data', ({ message }: StreamFramesRequest) => {
       if (message?.$case === 'credit') credit += message.value.bytes;

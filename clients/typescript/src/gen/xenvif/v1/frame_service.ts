@@ -19,7 +19,7 @@ import {
 } from "@grpc/grpc-js";
 import { Duration } from "../../google/protobuf/duration.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
-import { Port } from "./switch_service.js";
+import { MirrorSpec, Port } from "./switch_service.js";
 import { PortPolicy, Vif, VifPhase, vifPhaseFromJSON, vifPhaseToJSON } from "./vif.js";
 
 /** How a stream takes part. */
@@ -404,9 +404,26 @@ export interface ClientPort {
   anyMac: boolean;
   /**
    * How long the port stays after the client's stream broke, for it to come back by the same
-   * `port_id` and `mac`: up to 1 min. Unset: 5 s; zero: not at all.
+   * `port_id` and `resume_key`: up to 1 min. Unset: 5 s; zero: not at all.
    */
-  grace: Duration | undefined;
+  grace:
+    | Duration
+    | undefined;
+  /**
+   * A secret that the client makes up, at most 128 characters. Who opens the port again and knows it
+   * is the same client: it gets its port back with the address and the policy that it had, also from
+   * a stream that broke without anybody having noticed yet (which ends with PORT_REPLACED). Anybody
+   * else is refused with PORT_EXISTS. Empty: the port is given back to who names the same `mac`, once
+   * its stream has ended.
+   */
+  resumeKey: string;
+  /**
+   * Makes the port a mirror: the client hears copies of what passes the ports named, which must be
+   * there, and sends nothing. Of each copy, the direction says whether it came into the switch
+   * (FROM_GUEST) or went out of it (TO_GUEST) there. No port named: every frame of the switch, as it
+   * came in.
+   */
+  mirror: MirrorSpec | undefined;
 }
 
 /** Which frames a stream gets. */
@@ -1093,7 +1110,7 @@ export const OpenFrames: MessageFns<OpenFrames> = {
 };
 
 function createBaseClientPort(): ClientPort {
-  return { portId: "", mac: "", policy: undefined, anyMac: false, grace: undefined };
+  return { portId: "", mac: "", policy: undefined, anyMac: false, grace: undefined, resumeKey: "", mirror: undefined };
 }
 
 export const ClientPort: MessageFns<ClientPort> = {
@@ -1112,6 +1129,12 @@ export const ClientPort: MessageFns<ClientPort> = {
     }
     if (message.grace !== undefined) {
       Duration.encode(message.grace, writer.uint32(42).fork()).join();
+    }
+    if (message.resumeKey !== "") {
+      writer.uint32(50).string(message.resumeKey);
+    }
+    if (message.mirror !== undefined) {
+      MirrorSpec.encode(message.mirror, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -1169,6 +1192,22 @@ export const ClientPort: MessageFns<ClientPort> = {
             message.grace = Duration.decode(reader, reader.uint32());
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.resumeKey = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.mirror = MirrorSpec.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1196,6 +1235,12 @@ export const ClientPort: MessageFns<ClientPort> = {
         ? globalThis.Boolean(object.any_mac)
         : false,
       grace: isSet(object.grace) ? Duration.fromJSON(object.grace) : undefined,
+      resumeKey: isSet(object.resumeKey)
+        ? globalThis.String(object.resumeKey)
+        : isSet(object.resume_key)
+        ? globalThis.String(object.resume_key)
+        : "",
+      mirror: isSet(object.mirror) ? MirrorSpec.fromJSON(object.mirror) : undefined,
     };
   },
 
@@ -1216,6 +1261,12 @@ export const ClientPort: MessageFns<ClientPort> = {
     if (message.grace !== undefined) {
       obj.grace = Duration.toJSON(message.grace);
     }
+    if (message.resumeKey !== "") {
+      obj.resumeKey = message.resumeKey;
+    }
+    if (message.mirror !== undefined) {
+      obj.mirror = MirrorSpec.toJSON(message.mirror);
+    }
     return obj;
   },
 
@@ -1232,6 +1283,10 @@ export const ClientPort: MessageFns<ClientPort> = {
     message.anyMac = object.anyMac ?? false;
     message.grace = (object.grace !== undefined && object.grace !== null)
       ? Duration.fromPartial(object.grace)
+      : undefined;
+    message.resumeKey = object.resumeKey ?? "";
+    message.mirror = (object.mirror !== undefined && object.mirror !== null)
+      ? MirrorSpec.fromPartial(object.mirror)
       : undefined;
     return message;
   },
@@ -2429,10 +2484,11 @@ export const FrameServiceService = {
    * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
-   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is
-   * attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END), ABORTED
-   * (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
+   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND, PORT_NOT_FOUND), FAILED_PRECONDITION
+   * (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR), ALREADY_EXISTS (VIF_ATTACHED,
+   * PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under
+   * OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the
+   * same client came back on another stream).
    */
   streamFrames: {
     path: "/xenvif.v1.FrameService/StreamFrames" as const,
@@ -2453,10 +2509,11 @@ export interface FrameServiceServer extends UntypedServiceImplementation {
    * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
-   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is
-   * attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END), ABORTED
-   * (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
+   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND, PORT_NOT_FOUND), FAILED_PRECONDITION
+   * (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR), ALREADY_EXISTS (VIF_ATTACHED,
+   * PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under
+   * OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the
+   * same client came back on another stream).
    */
   streamFrames: handleBidiStreamingCall<StreamFramesRequest, StreamFramesResponse>;
 }
@@ -2468,10 +2525,11 @@ export interface FrameServiceClient extends Client {
    * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
-   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream), ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is
-   * attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END), ABORTED
-   * (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
+   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND, PORT_NOT_FOUND), FAILED_PRECONDITION
+   * (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR), ALREADY_EXISTS (VIF_ATTACHED,
+   * PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under
+   * OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the
+   * same client came back on another stream).
    */
   streamFrames(): ClientDuplexStream<StreamFramesRequest, StreamFramesResponse>;
   streamFrames(options: Partial<CallOptions>): ClientDuplexStream<StreamFramesRequest, StreamFramesResponse>;
