@@ -74,6 +74,8 @@ export class Switches {
   readonly #switches = new Map<string, OwnSwitch>();
   /** Where each vif is plugged in. */
   readonly #vifs = new Map<NetbackDevice, OwnSwitch>();
+  /** Devices that are on their way to a port, by their names. */
+  readonly #opening = new Set<string>();
   readonly #removed = new Set<(id: string, port: string) => void>();
 
   constructor(options: SwitchesOptions) {
@@ -181,6 +183,7 @@ export class Switches {
   async createPort(id: string, portId: string, record: PortRecord): Promise<JoinedPort> {
     const found = this.#own(id);
     if (portId !== '') this.#checkFree(found, portId);
+    this.#checkUnused(record.device);
     const joined = await this.#open(found, portId, record);
     try {
       await this.#store.writePort(id, joined.id, { ...record, device: named(record, joined) });
@@ -246,8 +249,24 @@ export class Switches {
     const joined = found.ports.get(portId);
     if (joined === undefined) throw portNotFound(found.id, portId);
     if (joined.kind === 'tap' || joined.kind === 'netfront') return joined;
-    const text = `The port ${portId} goes with ${joined.device}.`;
+    const text = `The port ${portId} is that of ${joined.device}: change or remove that.`;
     throw new FailedPreconditionError('PORT_NOT_OURS', text);
+  }
+
+  /**
+   * What is plugged in already cannot be opened a second time. Of a TAP the kernel sees to that, but
+   * not to a word about where it is.
+   */
+  #checkUnused(device: PortDevice): void {
+    const name = deviceName(device);
+    if (device.kind === 'netfront' && this.#opening.has(name))
+      throw deviceBusy(device, `${name} is being plugged in already.`);
+    for (const { id, ports } of this.#switches.values()) {
+      for (const port of ports.values()) {
+        if (port.kind !== device.kind || port.device !== name) continue;
+        throw deviceBusy(device, `${name} is the port ${port.id} of switches/${id} already.`);
+      }
+    }
   }
 
   #checkHeard(found: OwnSwitch, { destinations, sources }: MirrorRecord): void {
@@ -288,7 +307,11 @@ export class Switches {
 
   async #open(found: OwnSwitch, portId: string, record: PortRecord): Promise<JoinedPort> {
     const { logger, xen } = this.#options;
-    const opened: PortNetwork = await openPortDevice(xen, record.device, logger);
+    const name = deviceName(record.device);
+    this.#opening.add(name);
+    const opened: PortNetwork = await openPortDevice(xen, record.device, logger).finally(() =>
+      this.#opening.delete(name),
+    );
     const id = portId === '' ? opened.name : portId;
     try {
       this.#checkFree(found, id);
@@ -421,6 +444,15 @@ function portNotFound(id: string, portId: string): NotFoundError {
 /** The id of a vif's port. */
 function portOf({ domid, handle }: NetbackDevice): string {
   return `vif-${domid}.${handle}`;
+}
+
+/** The name that the port of a device shows; empty for a TAP that the kernel will name. */
+function deviceName(device: PortDevice): string {
+  return device.kind === 'tap' ? device.interface : `netfronts/${device.handle}`;
+}
+
+function deviceBusy({ kind }: PortDevice, text: string): AlreadyExistsError {
+  return new AlreadyExistsError(kind === 'tap' ? 'TAP_BUSY' : 'NETFRONT_BUSY', text);
 }
 
 /** A TAP that the kernel named keeps its name. */

@@ -1,8 +1,10 @@
 /** The commands for switches and ports, as processes against a real daemon and the kernel's TAPs. */
+import { execFile, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CommandUnderTest, EXAMPLES, ended, linesOf } from '../support/command.js';
+import { COMMAND, CommandUnderTest, EXAMPLES, ended, linesOf } from '../support/command.js';
 import { type DaemonUnderTest, startDaemon } from '../support/daemon.js';
 import { interfaceExists, requireNamespaces } from '../support/network-namespaces.js';
 
@@ -63,7 +65,7 @@ describe('xenvif switch', () => {
     const commands = [
       'set',
       ...['ls', 'show', 'create', 'rm', 'table'].map((name) => `switch ${name}`),
-      ...['ls', 'set', 'rm'].map((name) => `port ${name}`),
+      ...['ls', 'show', 'set', 'rm'].map((name) => `port ${name}`),
       ...['tap create', 'uplink create'],
     ];
     for (const name of commands) {
@@ -104,6 +106,11 @@ describe('xenvif tap', () => {
       broadcastPerSecond: 100,
       trunkVlans: [10, 20],
     });
+    const twice = await xenvif('tap', 'create', 'default', '--interface', name, '--port-id', 'b');
+    expect(twice).toMatchObject({ code: 1, stderr: expect.stringContaining('TAP_BUSY') });
+    expect(twice.stderr).toContain(`${name} is the port ${name} of switches/default already`);
+    expect((await xenvif('port', 'show', full)).stdout).toMatch(/^policy +trunk 10,20, /m);
+    expect((await xenvif('port', 'show', 'default/none')).code).toBe(1);
     const taken = await xenvif('tap', 'create', 'default', '--port-id', name);
     expect(taken).toMatchObject({ code: 1, stderr: expect.stringContaining('PORT_EXISTS') });
     expect((await xenvif('port', 'rm', full)).stdout).toBe(`switches/default/ports/${name}\n`);
@@ -128,6 +135,84 @@ describe('xenvif tap', () => {
       code: 1,
       stderr: expect.stringContaining('NETFRONT_NOT_FOUND'),
     });
+  });
+});
+
+describe('xenvif capture', () => {
+  it('prints what passes a port, each frame with its way, and goes without a trace', async () => {
+    const { code, stdout } = await xenvif('capture', 'default/vif-1.0', '--count', '6');
+    expect(code).toBe(0);
+    expect(linesOf(stdout)).toHaveLength(6);
+    expect(stdout).toMatch(/ default\/vif-1\.0 from-guest 00:16:3e:00:00:01 > /);
+    expect(stdout).toMatch(/ default\/vif-1\.0 to-guest 00:16:3e:00:00:02 > /);
+    const first = await xenvif('capture', 'default/vif-1.0', '--count', '1', '--json');
+    expect(JSON.parse(first.stdout)).toMatchObject({ port: 'switches/default/ports/vif-1.0' });
+    await expect
+      .poll(async () => (await json('port', 'ls')).map(({ kind }: { kind: string }) => kind))
+      .toEqual(['vif', 'vif']);
+  });
+
+  it('hears a TAP, and the whole switch each frame once', async () => {
+    const name = `${prefix}2`;
+    await json('switch', 'create', 'heard');
+    await json('tap', 'create', 'heard', '--interface', name);
+    const file = join(daemon.directory, 'heard.pcapng');
+    const atPort = xenvif(
+      'capture',
+      `heard/${name}`,
+      '--filter',
+      'ether proto 0x88b5',
+      '--count',
+      '2',
+    );
+    const whole = ['capture', 'switches/heard', '--filter', 'ether proto 0x88b5', '-w', file];
+    const ofSwitch = xenvif(...whole, '--count', '2');
+    // Both mirrors are ports; then whatever is sent is heard.
+    await expect.poll(async () => (await json('port', 'ls', 'heard')).length).toBe(3);
+    const hex = 'ffffffffffff02000000007788b5';
+    const sent = await xenvif('inject', 'switches/heard', '--hex', hex, hex);
+    expect(sent.code).toBe(0);
+    expect(
+      (await atPort).stdout.match(new RegExp(` heard/${name} to-guest 02:`, 'g')),
+    ).toHaveLength(2);
+    expect(await ofSwitch).toMatchObject({ code: 0 });
+    const { stdout } = await promisify(execFile)('tshark', [
+      '-r',
+      file,
+      '-T',
+      'fields',
+      '-e',
+      'eth.type',
+    ]);
+    expect(stdout).toBe('0x88b5\n0x88b5\n');
+    await xenvif('port', 'rm', `heard/${name}`);
+    await xenvif('switch', 'rm', 'heard');
+  });
+
+  it('is read live by tshark', async () => {
+    const shell = `"${process.execPath}" "${COMMAND}" capture default/vif-1.0 -w - | tshark -l -r -`;
+    const env = { ...process.env, XENVIF_ADDRESS: daemon.address };
+    const child = spawn('sh', ['-c', shell], { env, detached: true });
+    let seen = '';
+    child.stdout.on('data', (chunk) => {
+      seen += chunk;
+    });
+    try {
+      await expect.poll(() => seen, { timeout: 20_000 }).toMatch(/Echo \(ping\) reply/);
+      expect(child.exitCode).toBeNull();
+    } finally {
+      process.kill(-(child.pid ?? 0), 'SIGKILL');
+    }
+  });
+
+  it('says what is wrong with a name', async () => {
+    expect(await xenvif('capture', 'lan')).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('write a vif (<domid>.<handle>), a port (<switch>/<port>)'),
+    });
+    expect((await xenvif('capture', 'default/none')).stderr).toContain('PORT_NOT_FOUND');
+    expect((await xenvif('capture', '1.0', 'default/vif-1.0')).stderr).toContain('PORT_NOT_ALONE');
+    expect((await xenvif('capture', 'switches/none')).stderr).toContain('SWITCH_NOT_FOUND');
   });
 });
 

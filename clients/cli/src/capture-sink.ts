@@ -2,7 +2,13 @@
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import type { Writable } from 'node:stream';
-import type { FrameBatchView, Lost, OpenedFrames } from '@xenvif/client';
+import {
+  type FrameBatchView,
+  type Lost,
+  type OpenedFrames,
+  parsePortName,
+  type Vif,
+} from '@xenvif/client';
 import { CliError } from './failure.js';
 import { summarize } from './frame-text.js';
 import type { Output } from './output.js';
@@ -17,8 +23,8 @@ import { VERSION } from './version.js';
 
 /** What a capture is written to. */
 export interface CaptureSink {
-  /** The stream is open. */
-  begin(opened: OpenedFrames): Promise<void>;
+  /** The stream is open, of what `names` name in the order of `vifIndex`. */
+  begin(names: readonly string[], opened: OpenedFrames): Promise<void>;
   /** Takes the first `count` frames of `batch`. */
   frames(batch: FrameBatchView, count: number): Promise<void>;
   /** Frames are missing before the next batch. */
@@ -62,14 +68,14 @@ export class PcapngSink implements CaptureSink {
     this.#selection = selection;
   }
 
-  async begin(opened: OpenedFrames): Promise<void> {
+  async begin(names: readonly string[], opened: OpenedFrames): Promise<void> {
     this.#startNs = nowNs();
     const blocks = [sectionHeader(`xenvif ${VERSION}`)];
-    for (const vif of opened.vifs) {
+    for (const [index, name] of names.entries()) {
       this.#received.push(0n);
       this.#dropped.push(0n);
-      const description = `Xen vif ${shortName(vif.name)} of domain ${vif.domid}, ${vif.spec.mac}`;
-      blocks.push(interfaceDescription({ name: vif.name, description, ...this.#selection }));
+      const description = descriptionOf(name, opened.vifs[index]);
+      blocks.push(interfaceDescription({ name, description, ...this.#selection }));
     }
     await this.#write(Buffer.concat(blocks));
   }
@@ -125,14 +131,14 @@ export class PcapngSink implements CaptureSink {
 /** Prints a line for each frame, or a JSON document. */
 export class TextSink implements CaptureSink {
   readonly #out: Output;
-  #vifs: readonly string[] = [];
+  #names: readonly string[] = [];
 
   constructor(out: Output) {
     this.#out = out;
   }
 
-  begin(opened: OpenedFrames): Promise<void> {
-    this.#vifs = opened.vifs.map(({ name }) => name);
+  begin(names: readonly string[]): Promise<void> {
+    this.#names = names;
     return Promise.resolve();
   }
 
@@ -161,20 +167,21 @@ export class TextSink implements CaptureSink {
   }
 
   #textOf(batch: FrameBatchView, index: number): string {
-    const vif = shortName(this.#vifs[batch.vifIndex(index)] ?? '');
+    const name = shortName(this.#names[batch.vifIndex(index)] ?? '');
     const { source, destination, text } = summarize(batch.frame(index));
     const time = clockText(batch.timestampNs(index));
     const length = batch.originalLength(index);
-    return `${time} ${vif} ${batch.direction(index)} ${source} > ${destination} ${text}, length ${length}`;
+    return `${time} ${name} ${batch.direction(index)} ${source} > ${destination} ${text}, length ${length}`;
   }
 
   #jsonOf(batch: FrameBatchView, index: number): object {
     const { text, ...addresses } = summarize(batch.frame(index));
+    const name = this.#names[batch.vifIndex(index)] ?? '';
     return {
       type: 'frame',
       // Nanoseconds since 1970 do not fit into a number.
       timestampNs: String(batch.timestampNs(index)),
-      vif: this.#vifs[batch.vifIndex(index)] ?? '',
+      ...nameOf(name),
       direction: batch.direction(index),
       sequence: batch.sequence(index),
       ...addresses,
@@ -185,6 +192,24 @@ export class TextSink implements CaptureSink {
       data: batch.frame(index).toString('base64'),
     };
   }
+}
+
+/** What a frame passed, by what it is. */
+function nameOf(name: string): object {
+  if (!name.startsWith('switches/')) return { vif: name };
+  return name.includes('/ports/') ? { port: name } : { switch: name };
+}
+
+/** What is captured, for whoever opens the file later. */
+function descriptionOf(name: string, vif: Vif | undefined): string {
+  if (vif !== undefined) {
+    return `Xen vif ${shortName(name)} of domain ${vif.domid}, ${vif.spec.mac}`;
+  }
+  const { switch: parent, portId } = name.includes('/ports/')
+    ? parsePortName(name)
+    : { switch: name, portId: '' };
+  const whole = `xenvif switch ${shortName(parent)}`;
+  return portId === '' ? whole : `port ${portId} of the ${whole}`;
 }
 
 /** The local time of day with microseconds, as tcpdump has it. */

@@ -65,6 +65,7 @@ const LOCAL_USAGE_CODES: ReadonlySet<string> = new Set([
   'VIF_NAME_INVALID',
   'SWITCH_NAME_INVALID',
   'PORT_NAME_INVALID',
+  'PORT_NOT_ALONE',
 ]);
 
 function exitCodeOf(error: XenvifClientError): ExitCode {

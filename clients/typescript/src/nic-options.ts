@@ -11,7 +11,7 @@ import { vifName } from './vif-name.js';
 
 /** How to be a port, for a NIC on a switch. A NIC on a vif has none of this. */
 export interface ClientPortOptions {
-  /** The last part of the port's name, 1 to 32 characters of [a-z0-9.-]. Default: one is made. */
+  /** The last part of the port's name, 1 to 32 characters of [A-Za-z0-9._-]. Default: one is made. */
   readonly portId?: string | undefined;
   /** The NIC's MAC address. Default: one in the range 00:16:3e. */
   readonly mac?: string | undefined;

@@ -25,7 +25,7 @@ export function observed(names: string | readonly string[]): Observed {
   const list = typeof names === 'string' ? [names] : names;
   const [first = ''] = list;
   if (list.every((name) => !isOfSwitch(name))) {
-    const vifs = list.map(vifName);
+    const vifs = list.map(observedVif);
     return { names: vifs, purpose: { mode: FrameMode.OBSERVE, vifs, reportResults: false } };
   }
   if (list.length > 1) {
@@ -49,6 +49,16 @@ function throughMirror(name: string, parent: string, ports: readonly string[]): 
   };
   const purpose = { mode: FrameMode.ATTACH, vifs: [], switch: parent, port, reportResults: false };
   return { names: [name], purpose };
+}
+
+function observedVif(name: string): string {
+  try {
+    return vifName(name);
+  } catch {
+    const forms = 'a vif (<domid>.<handle>), a port (<switch>/<port>) or a switch (switches/<id>)';
+    const message = `"${name}" names nothing that can be observed: write ${forms}.`;
+    throw invalidArgument('VIF_NAME_INVALID', 'vifs', message);
+  }
 }
 
 function isOfSwitch(name: string): boolean {

@@ -22,7 +22,8 @@ export function switchName(name: string): string {
 export function switchId(name: string): string {
   const id = /^(?:switches\/)?([A-Za-z0-9._-]{1,15})$/.exec(name)?.[1];
   if (id !== undefined) return id;
-  const message = `"${name}" names no switch: write switches/<id> or <id>.`;
+  const form = 'write switches/<id> or <id>, an id of 1 to 15 letters, digits, ".", "_" and "-".';
+  const message = `"${name}" names no switch: ${form}`;
   throw invalidArgument('SWITCH_NAME_INVALID', 'name', message);
 }
 

@@ -85,7 +85,7 @@ export class Switches {
 
   /**
    * Makes the switch `switches/<id>`. Repeated after a lost connection: the request id makes that safe.
-   * @param id 1 to 15 characters of [a-z0-9-].
+   * @param id 1 to 15 characters of [A-Za-z0-9._-].
    * @throws XenvifClientError SWITCH_ID_INVALID, SWITCH_EXISTS, LABEL_INVALID
    */
   async create(id: string, options: CreateSwitchOptions = {}): Promise<Switch> {
@@ -176,7 +176,8 @@ export class Switches {
    * Plugs an interface of the daemon's own domain into the switch `name`: an uplink, whose backend is
    * in another domain.
    * @param handle which interface: the number below `device/vif`.
-   * @throws XenvifClientError SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND, PORT_EXISTS, PORT_ID_INVALID
+   * @throws XenvifClientError SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND, NETFRONT_BUSY, PORT_EXISTS,
+   *   PORT_ID_INVALID
    */
   async createUplink(name: string, handle: number, options: CreatePortOptions = {}): Promise<Port> {
     return await this.#createPort(name, { $case: 'netfront', value: { handle } }, options);

@@ -1,4 +1,4 @@
-/** `xenvif capture`: frames of vifs into a pcapng file, a pipe, or onto the screen. */
+/** `xenvif capture`: frames of vifs, or of a switch's port, into a pcapng file, a pipe, or onto the screen. */
 import type { BatchObservation, ObserveOptions } from '@xenvif/client';
 import { type Command, Option } from 'commander';
 import { type CaptureSink, openCaptureFile, PcapngSink, TextSink } from '../capture-sink.js';
@@ -18,12 +18,19 @@ interface CaptureOptions {
 }
 
 const EXAMPLES = `
+A TARGET is a vif (several may be given), or one PORT of a switch, or all of a switch, written
+switches/<id>: then each frame is captured once, as it comes in. At a port, "from-guest" is what comes into
+the switch there, and "to-guest" what goes out of it; a mirror of the switch brings it, and goes with the
+capture.
+
 Without -w a line is printed for each frame. With -w the file is pcapng with nanosecond times; what
 the guest sends is inbound in it, what it receives outbound. Lost frames are counted in the file and in
 the summary on stderr. Ctrl-C ends the capture.
 
 Examples:
   xenvif capture 1.0
+  xenvif capture lan/tap0
+  xenvif capture switches/lan -w lan.pcapng --filter 'arp or icmp'
   xenvif capture 1.0 2.0 -w both.pcapng --duration 10s
   xenvif capture 1.0 -w - | tshark -r -
   xenvif capture 1.0 2.0 --snaplen 128 --count 100
@@ -31,8 +38,8 @@ Examples:
 
 export function registerCapture(program: Command): void {
   program
-    .command('capture <vif...>')
-    .description('capture frames')
+    .command('capture <target...>')
+    .description('capture frames of vifs, of a port of a switch, or of a whole switch')
     .option('-w, --write <file>', 'write pcapng to this file; - is the standard output')
     .option('--count <frames>', 'end after so many frames', wholeNumber(1, 2 ** 32))
     .option('--duration <duration>', 'end after so long', durationMs)
@@ -42,16 +49,16 @@ export function registerCapture(program: Command): void {
     .option('--queue-bytes <bytes>', 'what may wait in the daemon (default 4M)', byteCount)
     .addOption(overflowOption())
     .addHelpText('after', EXAMPLES)
-    .action((vifs: string[], options: CaptureOptions, command: Command) =>
-      inSession(command, (session) => capture(session, vifs, options)),
+    .action((targets: string[], options: CaptureOptions, command: Command) =>
+      inSession(command, (session) => capture(session, targets, options)),
     );
 }
 
 function directionOption(): Option {
-  return new Option('--direction <direction>', 'only what the guest sends, or receives').choices([
-    'from-guest',
-    'to-guest',
-  ]);
+  return new Option(
+    '--direction <direction>',
+    'only what a guest sends or a port brings in, or the other way',
+  ).choices(['from-guest', 'to-guest']);
 }
 
 function overflowOption(): Option {
@@ -62,16 +69,20 @@ function overflowOption(): Option {
   ]);
 }
 
-async function capture(session: Session, vifs: string[], options: CaptureOptions): Promise<void> {
+async function capture(
+  session: Session,
+  targets: string[],
+  options: CaptureOptions,
+): Promise<void> {
   const { client, interrupt } = session;
   checkTarget(session, options.write);
-  await using observation = client.observeBatches(vifs, observeOptions(options));
+  await using observation = client.observeBatches(targets, observeOptions(options));
   interrupt.addEventListener('abort', () => observation.stop(), { once: true });
-  // Opened before the file is, so that a misspelt vif does not leave an empty one.
+  // Opened before the file is, so that a misspelt name does not leave an empty one.
   const opened = await observation.opened;
   const sink = await openSink(session, options);
   const tally = new Tally(session, observation, options.write !== undefined);
-  await sink.begin(opened);
+  await sink.begin(observation.vifs, opened);
   const timer = options.duration && setTimeout(() => observation.stop(), options.duration);
   try {
     await pump(observation, sink, tally, options.count ?? Number.POSITIVE_INFINITY);

@@ -16,6 +16,7 @@ import { textInto, vlanList, wholeNumber } from '../units.js';
 export function registerPort(program: Command): void {
   const group = program.command('port').description('ports of switches');
   registerLs(group);
+  registerShow(group);
   registerSet(group);
   registerRm(group);
 }
@@ -35,6 +36,21 @@ function registerLs(group: Command): void {
     );
 }
 
+function registerShow(group: Command): void {
+  group
+    .command('show <port>')
+    .description('show everything about a port, its drops by cause too')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  xenvif port show lan/tap0\n  xenvif port show lan/tap0 --json',
+    )
+    .action((name: string, _options: object, command: Command) =>
+      inSession(command, async ({ client, out, interrupt }) => {
+        show(out, await findPort(client, name, interrupt));
+      }),
+    );
+}
+
 const SET_EXAMPLES = `
 What is not named stays as it is. The port of a vif is changed by xenvif set.
 
@@ -50,12 +66,9 @@ function registerSet(group: Command): void {
         if (!hasPolicyOptions(options)) {
           throw usageError('Nothing to change: see xenvif port set --help.');
         }
-        const full = portName(name);
-        const ports = await client.switches.ports(parsePortName(full).switch, { signal });
-        const current = ports.find((port) => port.name === full);
-        if (current === undefined) throw portNotFound(full);
+        const current = await findPort(client, name, signal);
         const policy = policyOf(options, current.policy) ?? {};
-        show(out, await client.switches.updatePort(full, policy, { signal }));
+        show(out, await client.switches.updatePort(current.name, policy, { signal }));
       }),
     );
 }
@@ -93,6 +106,9 @@ interface TapOptions extends PortOptions {
   readonly owner?: number;
 }
 
+const OF_PORTS = `
+What is plugged in is a port: xenvif port ls lists it, port set changes it, port rm pulls it out.`;
+
 const TAP_EXAMPLES = `
 The interface is one of the daemon's machine. With --mirror-* it hears copies of other ports' frames
 (in: what comes into the switch there, out: what goes out of it) and sends nothing into the switch.
@@ -103,7 +119,10 @@ Examples:
   xenvif tap create lan --interface mon0 --mirror-source vif-1.0 --mirror-destination vif-1.0`;
 
 export function registerTap(program: Command): void {
-  const group = program.command('tap').description('TAP interfaces as ports of switches');
+  const group = program
+    .command('tap')
+    .description('TAP interfaces as ports of switches')
+    .addHelpText('after', OF_PORTS);
   const command = group
     .command('create <switch>')
     .description("plug a TAP interface of the daemon's kernel into a switch")
@@ -135,7 +154,10 @@ Examples:
   xenvif uplink create lan 0 --trunk 10,20 --native-vlan 1`;
 
 export function registerUplink(program: Command): void {
-  const group = program.command('uplink').description("the domain's own interfaces as ports");
+  const group = program
+    .command('uplink')
+    .description("the domain's own interfaces as ports")
+    .addHelpText('after', OF_PORTS);
   const command = group
     .command('create <switch>')
     .description("plug an interface of the daemon's own domain into a switch")
@@ -183,6 +205,14 @@ function show(out: Session['out'], port: Port): void {
   else printPort(out, port);
 }
 
-function portNotFound(name: string): CliError {
-  return new CliError('PORT_NOT_FOUND', `There is no port ${name}.`);
+async function findPort(
+  client: Session['client'],
+  name: string,
+  signal: AbortSignal,
+): Promise<Port> {
+  const full = portName(name);
+  const ports = await client.switches.ports(parsePortName(full).switch, { signal });
+  const found = ports.find((port) => port.name === full);
+  if (found !== undefined) return found;
+  throw new CliError('PORT_NOT_FOUND', `There is no port ${full}.`);
 }

@@ -87,7 +87,7 @@ export function portKindToJSON(object: PortKind): string {
 
 /** A software switch. */
 export interface Switch {
-  /** `switches/<id>`; an id is 1 to 15 characters of [a-z0-9-]. */
+  /** `switches/<id>`; an id is 1 to 15 characters of [A-Za-z0-9._-]. */
   name: string;
   /** Names this very switch, for ever. */
   uid: string;
@@ -114,7 +114,7 @@ export interface SwitchSpec {
 
 /** A port of a switch. */
 export interface Port {
-  /** `switches/<id>/ports/<port>`; a port is 1 to 32 characters of [a-z0-9.-]. */
+  /** `switches/<id>/ports/<port>`; a port is 1 to 32 characters of [A-Za-z0-9._-]. */
   name: string;
   kind: PortKind;
   /** What is plugged in, by its own name: `vifs/1.0`, a TAP's `tap0`, `netfronts/0`. */
@@ -219,7 +219,7 @@ export interface SwitchStatus {
 }
 
 export interface CreateSwitchRequest {
-  /** The last part of the name, 1 to 15 characters of [a-z0-9-]. */
+  /** The last part of the name, 1 to 15 characters of [A-Za-z0-9._-]. */
   switchId: string;
   spec: SwitchSpec | undefined;
   labels: { [key: string]: string };
@@ -3258,8 +3258,8 @@ export const SwitchServiceService = {
   /**
    * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
    * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
-   * (PORT_EXISTS), INVALID_ARGUMENT (PORT_ID_INVALID, TAP_NAME_INVALID, ...), FAILED_PRECONDITION
-   * (TAP_UNAVAILABLE, TAP_DENIED, TAP_BUSY).
+   * (PORT_EXISTS, TAP_BUSY, TAP_NAME_TAKEN, NETFRONT_BUSY), INVALID_ARGUMENT (PORT_ID_INVALID,
+   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED).
    */
   createPort: {
     path: "/xenvif.v1.SwitchService/CreatePort" as const,
@@ -3325,8 +3325,8 @@ export interface SwitchServiceServer extends UntypedServiceImplementation {
   /**
    * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
    * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
-   * (PORT_EXISTS), INVALID_ARGUMENT (PORT_ID_INVALID, TAP_NAME_INVALID, ...), FAILED_PRECONDITION
-   * (TAP_UNAVAILABLE, TAP_DENIED, TAP_BUSY).
+   * (PORT_EXISTS, TAP_BUSY, TAP_NAME_TAKEN, NETFRONT_BUSY), INVALID_ARGUMENT (PORT_ID_INVALID,
+   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED).
    */
   createPort: handleUnaryCall<CreatePortRequest, CreatePortResponse>;
   /** Lists the ports of a switch, with what each has counted. */
@@ -3430,8 +3430,8 @@ export interface SwitchServiceClient extends Client {
   /**
    * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
    * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
-   * (PORT_EXISTS), INVALID_ARGUMENT (PORT_ID_INVALID, TAP_NAME_INVALID, ...), FAILED_PRECONDITION
-   * (TAP_UNAVAILABLE, TAP_DENIED, TAP_BUSY).
+   * (PORT_EXISTS, TAP_BUSY, TAP_NAME_TAKEN, NETFRONT_BUSY), INVALID_ARGUMENT (PORT_ID_INVALID,
+   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED).
    */
   createPort(
     request: CreatePortRequest,

@@ -392,7 +392,7 @@ export interface OpenFrames {
 
 /** A client as a port of a switch. */
 export interface ClientPort {
-  /** The last part of the port's name, 1 to 32 characters of [a-z0-9.-]. Empty: one is made. */
+  /** The last part of the port's name, 1 to 32 characters of [A-Za-z0-9._-]. Empty: one is made. */
   portId: string;
   /** The NIC's MAC address. Empty: one in the range 00:16:3e. */
   mac: string;
@@ -2484,11 +2484,11 @@ export const FrameServiceService = {
    * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
-   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND, PORT_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR), ALREADY_EXISTS (VIF_ATTACHED,
-   * PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under
-   * OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the
-   * same client came back on another stream).
+   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND,
+   * PORT_NOT_FOUND), FAILED_PRECONDITION (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR),
+   * ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED
+   * (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED,
+   * SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
    */
   streamFrames: {
     path: "/xenvif.v1.FrameService/StreamFrames" as const,
@@ -2509,11 +2509,11 @@ export interface FrameServiceServer extends UntypedServiceImplementation {
    * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
-   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND, PORT_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR), ALREADY_EXISTS (VIF_ATTACHED,
-   * PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under
-   * OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the
-   * same client came back on another stream).
+   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND,
+   * PORT_NOT_FOUND), FAILED_PRECONDITION (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR),
+   * ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED
+   * (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED,
+   * SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
    */
   streamFrames: handleBidiStreamingCall<StreamFramesRequest, StreamFramesResponse>;
 }
@@ -2525,11 +2525,11 @@ export interface FrameServiceClient extends Client {
    * OBSERVE mode; in ATTACH mode it has pulled its plug, and the stream ends.
    *
    * Errors: INVALID_ARGUMENT (OPEN_EXPECTED, ALREADY_OPEN, MODE_MISSING, VIF_MISSING,
-   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND, PORT_NOT_FOUND), FAILED_PRECONDITION
-   * (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR), ALREADY_EXISTS (VIF_ATTACHED,
-   * PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED (SUBSCRIBER_TOO_SLOW, under
-   * OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED, SWITCH_DELETED, PORT_REPLACED: the
-   * same client came back on another stream).
+   * FRAME_TOO_SHORT, FRAME_TOO_LONG, ...), NOT_FOUND (VIF_NOT_FOUND, SWITCH_NOT_FOUND,
+   * PORT_NOT_FOUND), FAILED_PRECONDITION (NOT_ATTACHED: frames on an OBSERVE stream; PORT_IS_MIRROR),
+   * ALREADY_EXISTS (VIF_ATTACHED, PORT_EXISTS: another client is attached), RESOURCE_EXHAUSTED
+   * (SUBSCRIBER_TOO_SLOW, under OVERFLOW_POLICY_END; TOO_MANY_MIRRORS), ABORTED (VIF_DELETED,
+   * SWITCH_DELETED, PORT_REPLACED: the same client came back on another stream).
    */
   streamFrames(): ClientDuplexStream<StreamFramesRequest, StreamFramesResponse>;
   streamFrames(options: Partial<CallOptions>): ClientDuplexStream<StreamFramesRequest, StreamFramesResponse>;
