@@ -1,15 +1,12 @@
 /**
- * The kernel's own stack at two ports: by our switch with TAPs, and, as the yardstick in the same
- * run, by Linux's bridge with veths. What must work on one must on the other; how fast is printed.
+ * The kernel's own stack at two ports, as a user sets them up: by `xenvifd` with TAPs that
+ * `xenvif tap create` made, and, as the yardstick in the same run, by Linux's bridge with veths. What
+ * must work on one must on the other; how fast is printed.
  */
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { FrameBatch } from '../../src/device/frame-batch.js';
-import { type NetworkStats, WriteOutcome } from '../../src/device/network.js';
-import { NetworkBase } from '../../src/device/network-base.js';
-import { TapDevice } from '../../src/device/tap/index.js';
-import type { PortPolicy } from '../../src/switch/port-policy.js';
-import { Switch } from '../../src/switch/switch.js';
-import { LocalMemory } from '../../src/xen/local-memory.js';
+import { CommandUnderTest } from '../support/command.js';
+import { type DaemonUnderTest, startDaemon } from '../support/daemon.js';
 import {
   NetworkNamespace,
   removeNamespaces,
@@ -17,30 +14,44 @@ import {
 } from '../support/network-namespaces.js';
 import { serveTransfers, transfer } from '../support/transfers.js';
 
+const VLAN_STATION = fileURLToPath(new URL('vlan_station.py', import.meta.url));
 const prefix = `xw${process.pid.toString(36)}`;
-const memory = new LocalMemory(new ArrayBuffer(16 * 1024 * 1024), 0n);
-let interfaces = 0;
+let names = 0;
+let daemon: DaemonUnderTest;
+const command = new CommandUnderTest(() => daemon.address);
 
-beforeAll(requireNamespaces);
+beforeAll(async () => {
+  requireNamespaces();
+  daemon = await startDaemon({ args: ['--demo-guests', '0'] });
+});
 afterAll(async () => {
   await removeNamespaces();
-  expect(memory.allocatedBytes).toBe(0);
+  await daemon?.stop();
 });
 
 function nextName(): string {
-  interfaces += 1;
-  return `${prefix}${interfaces}`;
+  names += 1;
+  return `${prefix}${names}`;
+}
+
+/** Runs `xenvif`, which must do what it is told. Returns what it prints. */
+async function xenvif(...args: string[]): Promise<string> {
+  const { code, stderr, stdout } = await command.run(...args);
+  if (code !== 0) throw new Error(`xenvif ${args.join(' ')}: ${stderr}`);
+  return stdout;
+}
+
+/** A namespace and its interface on the network. */
+interface Station {
+  readonly space: NetworkNamespace;
+  readonly link: string;
 }
 
 /** Two namespaces that can talk, 10.92.0.1 and fd92::1 to 10.92.0.2 and fd92::2. */
 interface Pair {
-  readonly left: NetworkNamespace;
-  readonly right: NetworkNamespace;
+  readonly left: Station;
+  readonly right: Station;
   end(): Promise<void>;
-}
-
-async function twoSpaces(): Promise<readonly [NetworkNamespace, NetworkNamespace]> {
-  return [await NetworkNamespace.create(), await NetworkNamespace.create()];
 }
 
 function addressesOf(index: number): string[] {
@@ -51,59 +62,58 @@ async function byBridge(mtu: number): Promise<Pair> {
   const middle = await NetworkNamespace.create();
   await middle.run('ip', 'link', 'add', 'br0', 'mtu', String(mtu), 'type', 'bridge');
   await middle.run('ip', 'link', 'set', 'br0', 'up');
-  const spaces = await twoSpaces();
-  for (const [index, space] of spaces.entries()) {
-    const [port, station] = [nextName(), nextName()];
-    const link = ['ip', 'link', 'add', port, 'mtu', `${mtu}`, 'type', 'veth', 'peer', station];
-    const [ip = '', ...rest] = [...link, 'netns', space.name];
-    await middle.run(ip, ...rest);
+  const add = async (index: number): Promise<Station> => {
+    const space = await NetworkNamespace.create();
+    const [port, link] = [nextName(), nextName()];
+    const veth = ['link', 'add', port, 'mtu', `${mtu}`, 'type', 'veth', 'peer', link];
+    await middle.run('ip', ...veth, 'netns', space.name);
     await middle.run('ip', 'link', 'set', 'dev', port, 'master', 'br0', 'up');
-    await space.run('ip', 'link', 'set', 'dev', station, 'mtu', `${mtu}`, 'up');
+    await space.run('ip', 'link', 'set', 'dev', link, 'mtu', `${mtu}`, 'up');
     for (const address of addressesOf(index)) {
       const flags = address.includes(':') ? ['nodad'] : [];
-      await space.run('ip', 'address', 'add', address, 'dev', station, ...flags);
+      await space.run('ip', 'address', 'add', address, 'dev', link, ...flags);
     }
-  }
-  const [left, right] = spaces;
+    return { space, link };
+  };
+  const [left, right] = [await add(0), await add(1)];
   const end = async () => {
-    for (const space of [left, right, middle]) await space.remove();
+    for (const space of [left.space, right.space, middle]) await space.remove();
   };
   return { left, right, end };
 }
 
-/** A namespace with a TAP that is a port of `device`. */
+/** A namespace with a TAP that is a port of a switch of the daemon's. */
 async function addPort(
-  device: Switch,
-  space: NetworkNamespace,
-  policy: PortPolicy,
-  options: { readonly mtu: number; readonly addresses: readonly string[] },
-): Promise<TapDevice> {
-  const tap = TapDevice.open({ memory, name: nextName(), mtu: options.mtu });
-  device.plug(tap.name, tap, policy);
-  await space.adopt(tap.name, ...options.addresses);
-  return tap;
+  parent: string,
+  addresses: readonly string[],
+  options: readonly string[] = [],
+): Promise<Station> {
+  const space = await NetworkNamespace.create();
+  const link = nextName();
+  await xenvif('tap', 'create', parent, '--interface', link, ...options);
+  await space.adopt(link, ...addresses);
+  return { space, link };
 }
 
+/** A switch of the daemon's with two namespaces, whose ports have these options. */
 async function bySwitch(
-  mtu: number,
-  policies: readonly [PortPolicy, PortPolicy] = [{}, {}],
-  switches: readonly Switch[] = [new Switch(memory)],
-): Promise<Pair> {
-  const spaces = await twoSpaces();
-  const taps: TapDevice[] = [];
-  for (const [index, space] of spaces.entries()) {
-    const device = switches[index] ?? switches[0];
-    if (device === undefined) throw new Error('There is no switch.');
-    const options = { mtu, addresses: addressesOf(index) };
-    taps.push(await addPort(device, space, policies[index] ?? {}, options));
-  }
-  const [left, right] = spaces;
+  left: readonly string[],
+  right: readonly string[] = left,
+): Promise<Pair & { readonly name: string }> {
+  const name = nextName();
+  await xenvif('switch', 'create', name);
+  const stations = [
+    await addPort(name, addressesOf(0), left),
+    await addPort(name, addressesOf(1), right),
+  ] as const;
   const end = async () => {
-    for (const device of switches) device.close();
-    for (const tap of taps) await tap.disconnect();
-    for (const space of spaces) await space.remove();
+    for (const { space, link } of stations) {
+      await xenvif('port', 'rm', `${name}/${link}`);
+      await space.remove();
+    }
+    await xenvif('switch', 'rm', name);
   };
-  return { left, right, end };
+  return { name, left: stations[0], right: stations[1], end };
 }
 
 interface Speed {
@@ -113,9 +123,9 @@ interface Speed {
 
 /** Megabits a second that arrive. */
 async function measure({ left, right }: Pair): Promise<Speed> {
-  await right.start('iperf3', '--server', '--forceflush');
+  await right.space.start('iperf3', '--server', '--forceflush');
   const run = async (...options: string[]) => {
-    const text = await left.run('iperf3', '--client', '10.92.0.2', '--json', ...options);
+    const text = await left.space.run('iperf3', '--client', '10.92.0.2', '--json', ...options);
     const { end } = JSON.parse(text);
     return Math.round((end.sum_received ?? end.sum).bits_per_second / 1e6);
   };
@@ -123,9 +133,27 @@ async function measure({ left, right }: Pair): Promise<Speed> {
   return { tcp, udp: await run('--udp', '--bitrate', '300M', '--time', '1') };
 }
 
-async function pings(space: NetworkNamespace, host: string, bytes: number): Promise<boolean> {
+async function pings({ space }: Station, host: string, bytes: number): Promise<boolean> {
   const options = ['-c', '1', '-W', '5', '-M', 'do', '-s', String(bytes)];
   return (await space.run('ping', ...options, host)).includes('1 received');
+}
+
+/** Sends 4 MiB and returns whether they arrived as they were, by IPv4 and IPv6. */
+async function carriesTcp({ left, right }: Pair): Promise<boolean> {
+  await serveTransfers(right.space);
+  for (const host of ['10.92.0.2', 'fd92::2']) {
+    const { received, sent } = await transfer(left.space, host, 4 * 1024 * 1024);
+    if (received !== sent) return false;
+  }
+  return true;
+}
+
+/** Pings in a VLAN, with frames that the stations tag themselves. */
+async function pingsTagged({ left, right }: Pair, vlan: number): Promise<boolean> {
+  const station = (at: Station, ip: string) => [VLAN_STATION, at.link, String(vlan), ip];
+  await right.space.start('python3', ...station(right, '10.93.0.2'), 'serve');
+  const ping = [...station(left, '10.93.0.1'), 'ping', '10.93.0.2'];
+  return (await left.space.run('python3', ...ping)).includes('1 received');
 }
 
 describe.each([1500, 9000])('with an MTU of %i', (mtu) => {
@@ -133,7 +161,7 @@ describe.each([1500, 9000])('with an MTU of %i', (mtu) => {
   const speeds = new Map<string, Speed>();
   beforeAll(async () => {
     pairs.set('bridge', await byBridge(mtu));
-    pairs.set('switch', await bySwitch(mtu));
+    pairs.set('switch', await bySwitch(['--mtu', String(mtu)]));
   });
   afterAll(async () => {
     for (const pair of pairs.values()) await pair.end();
@@ -152,25 +180,25 @@ describe.each([1500, 9000])('with an MTU of %i', (mtu) => {
     });
 
     test('neighbours find each other by ARP and by neighbour discovery', async () => {
-      for (const [space, other] of [
+      for (const [station, other] of [
         [pair().left, '2'],
         [pair().right, '1'],
       ] as const) {
-        await space.run('ip', 'neigh', 'flush', 'all');
-        expect(await pings(space, `10.92.0.${other}`, 56)).toBe(true);
-        expect(await pings(space, `fd92::${other}`, 56)).toBe(true);
-        const found = await space.run('ip', 'neigh', 'show');
+        await station.space.run('ip', 'neigh', 'flush', 'all');
+        expect(await pings(station, `10.92.0.${other}`, 56)).toBe(true);
+        expect(await pings(station, `fd92::${other}`, 56)).toBe(true);
+        const found = await station.space.run('ip', 'neigh', 'show');
         expect(found).toMatch(new RegExp(`10\\.92\\.0\\.${other} dev \\S+ lladdr `));
         expect(found).toMatch(new RegExp(`fd92::${other} dev \\S+ lladdr `));
       }
     });
 
     test('TCP arrives as it was sent', async () => {
-      await serveTransfers(pair().right);
-      for (const host of ['10.92.0.2', 'fd92::2']) {
-        const { received, sent } = await transfer(pair().left, host, 4 * 1024 * 1024);
-        expect(received).toBe(sent);
-      }
+      expect(await carriesTcp(pair())).toBe(true);
+    });
+
+    test('frames with tags pass as they are', async () => {
+      expect(await pingsTagged(pair(), 5)).toBe(true);
     });
 
     test('iperf3 moves data by TCP and UDP', async () => {
@@ -178,7 +206,7 @@ describe.each([1500, 9000])('with an MTU of %i', (mtu) => {
       speeds.set(way, speed);
       expect(speed.tcp).toBeGreaterThan(0);
       expect(speed.udp).toBeGreaterThan(0);
-      for (const space of [pair().left, pair().right]) {
+      for (const { space } of [pair().left, pair().right]) {
         expect(await space.counter('Tcp', 'InCsumErrors')).toBe(0);
         expect(await space.counter('Udp', 'InCsumErrors')).toBe(0);
       }
@@ -187,70 +215,69 @@ describe.each([1500, 9000])('with an MTU of %i', (mtu) => {
       const row = (kind: keyof Speed) =>
         `${kind} ${speed[kind]} of ${bridge[kind]} Mbit/s (${(speed[kind] / bridge[kind]).toFixed(2)})`;
       console.log(
-        `MTU ${mtu}, switch with TAPs of bridge with veths: ${row('tcp')}, ${row('udp')}`,
+        `MTU ${mtu}, xenvifd with TAPs of bridge with veths: ${row('tcp')}, ${row('udp')}`,
       );
     });
   });
 });
 
-/** A cable between two switches: what goes in at one end comes out at the other. */
-class CableEnd extends NetworkBase {
-  readonly mac = '02:00:00:00:00:00';
-  readonly mtu = 65521;
-  readonly stats: NetworkStats = { rxBytes: 0n, rxPackets: 0n, txBytes: 0n, txPackets: 0n };
-  other: CableEnd | undefined;
-
-  writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
-    void this.other?.deliver(batch);
-    outcomes?.fill(WriteOutcome.accepted, 0, batch.count);
-    return batch.count;
-  }
-
-  async writev(): Promise<void> {}
-  async disconnect(): Promise<void> {}
-  resetStats(): void {}
-}
-
-describe('VLANs', () => {
-  let pair: Pair;
-  let stranger: NetworkNamespace;
-  let strangerTap: TapDevice | undefined;
-  const switches = [new Switch(memory), new Switch(memory)] as const;
-
-  beforeAll(async () => {
-    const ends = [new CableEnd(), new CableEnd()] as const;
-    [ends[0].other, ends[1].other] = [ends[1], ends[0]];
-    for (const [index, device] of switches.entries()) {
-      device.plug('trunk', ends[index] as CableEnd, { trunkVlans: [5, 6] });
+describe('VLANs of the daemon', () => {
+  test('join stations of two switches over a trunk, and keep others apart', async () => {
+    const [first, second] = [nextName(), nextName()];
+    for (const name of [first, second]) await xenvif('switch', 'create', name);
+    const access = ['--vlan', '5'];
+    const left = await addPort(first, addressesOf(0), access);
+    const right = await addPort(second, addressesOf(1), access);
+    const stranger = await addPort(first, ['10.92.0.3/24'], ['--vlan', '6']);
+    // The cable between the two: a trunk port of each, which a bridge of the kernel's joins.
+    const cable = await NetworkNamespace.create();
+    await cable.run('ip', 'link', 'add', 'br0', 'type', 'bridge', 'mcast_snooping', '0');
+    await cable.run('ip', 'link', 'set', 'br0', 'up');
+    for (const name of [first, second]) {
+      const link = nextName();
+      await xenvif('tap', 'create', name, '--interface', link, '--trunk', '5,6');
+      await cable.adopt(link);
+      await cable.run('ip', 'link', 'set', link, 'master', 'br0');
     }
-    pair = await bySwitch(1500, [{ accessVlan: 5 }, { accessVlan: 5 }], switches);
-    stranger = await NetworkNamespace.create();
-    const options = { mtu: 1500, addresses: ['10.92.0.3/24'] };
-    strangerTap = await addPort(switches[0], stranger, { accessVlan: 6 }, options);
-  });
-  afterAll(async () => {
-    await pair?.end();
-    await strangerTap?.disconnect();
-    await stranger?.remove();
-  });
-
-  test('join stations of two switches over a trunk, with segments and checksums left undone', async () => {
-    await serveTransfers(pair.right);
-    for (const host of ['10.92.0.2', 'fd92::2']) {
-      const { received, sent } = await transfer(pair.left, host, 4 * 1024 * 1024);
-      expect(received).toBe(sent);
-    }
-    for (const space of [pair.left, pair.right]) {
+    expect(await pings(left, '10.92.0.2', 1472)).toBe(true);
+    expect(await carriesTcp({ left, right, end: async () => {} })).toBe(true);
+    for (const { space } of [left, right]) {
       expect(await space.counter('Tcp', 'InCsumErrors')).toBe(0);
     }
+    const unheard = ['-c', '1', '-W', '1', '10.92.0.2'];
+    await expect(stranger.space.run('ping', ...unheard)).rejects.toThrow();
+    for (const name of [first, second]) {
+      const entries: { vlan: number }[] = JSON.parse(
+        await xenvif('switch', 'table', name, '--json'),
+      );
+      expect(new Set(entries.map(({ vlan }) => vlan))).toEqual(new Set([5, 6]));
+    }
+    for (const space of [left.space, right.space, stranger.space, cable]) await space.remove();
   });
 
-  test('keep stations apart', async () => {
-    const options = ['-c', '1', '-W', '1', '10.92.0.2'];
-    await expect(stranger.run('ping', ...options)).rejects.toThrow();
-    const entries = switches.flatMap((device) => device.forwardingEntries());
-    expect(entries.filter(({ vlan }) => vlan === 6).length).toBeGreaterThan(0);
-    expect(new Set(entries.map(({ vlan }) => vlan))).toEqual(new Set([5, 6]));
+  test('a station that tags its frames at a trunk is pinged from an access port', async () => {
+    const pair = await bySwitch(['--vlan', '5'], ['--trunk', '5,6']);
+    const serve = [VLAN_STATION, pair.right.link, '5', '10.92.0.9', 'serve'];
+    await pair.right.space.start('python3', ...serve);
+    expect(await pings(pair.left, '10.92.0.9', 1400)).toBe(true);
+    // In another VLAN it is not there, whoever may tag.
+    const elsewhere = await addPort(pair.name, ['10.92.0.4/24'], ['--vlan', '6']);
+    const unheard = ['-c', '1', '-W', '1', '10.92.0.9'];
+    await expect(elsewhere.space.run('ping', ...unheard)).rejects.toThrow();
+    // Nor does an access port take tags.
+    await expect(pingsTagged({ ...pair, left: elsewhere }, 5)).rejects.toThrow();
+    await xenvif('port', 'rm', `${pair.name}/${elsewhere.link}`);
+    await elsewhere.space.remove();
+    await pair.end();
+  });
+
+  test('stations that both tag their frames meet in one VLAN of two trunks', async () => {
+    const pair = await bySwitch(['--trunk', '5,6']);
+    expect(await pingsTagged(pair, 6)).toBe(true);
+    await pair.end();
+    const closed = await bySwitch(['--trunk', '5']);
+    await expect(pingsTagged(closed, 6)).rejects.toThrow();
+    await closed.end();
   });
 });
 
@@ -273,20 +300,17 @@ describe('VLAN interfaces of the kernel', async () => {
   const isPossible = await hasVlanInterfaces();
 
   test.skipIf(!isPossible)('at a trunk talk to an access port', async () => {
-    const pair = await bySwitch(1500, [{ accessVlan: 5 }, { trunkVlans: [5, 6] }]);
-    try {
-      const link = `xw${process.pid.toString(36)}${interfaces}`;
-      const { right } = pair;
-      await right.run('ip', 'address', 'flush', 'dev', link);
-      await right.run(...VLAN_INTERFACE, 'link', link, 'name', 'vlan5', 'type', 'vlan', 'id', '5');
-      await right.run('ip', 'address', 'add', '10.92.0.2/24', 'dev', 'vlan5');
-      await right.run('ip', 'link', 'set', 'vlan5', 'up');
-      expect(await pings(pair.left, '10.92.0.2', 1472)).toBe(true);
-      await serveTransfers(right);
-      const { received, sent } = await transfer(pair.left, '10.92.0.2', 1024 * 1024);
-      expect(received).toBe(sent);
-    } finally {
-      await pair.end();
+    const pair = await bySwitch(['--vlan', '5'], ['--trunk', '5,6']);
+    const { link, space } = pair.right;
+    await space.run('ip', 'address', 'flush', 'dev', link);
+    await space.run(...VLAN_INTERFACE, 'link', link, 'name', 'vlan5', 'type', 'vlan', 'id', '5');
+    for (const address of addressesOf(1)) {
+      const flags = address.includes(':') ? ['nodad'] : [];
+      await space.run('ip', 'address', 'add', address, 'dev', 'vlan5', ...flags);
     }
+    await space.run('ip', 'link', 'set', 'vlan5', 'up');
+    expect(await pings(pair.left, '10.92.0.2', 1472)).toBe(true);
+    expect(await carriesTcp(pair)).toBe(true);
+    await pair.end();
   });
 });
