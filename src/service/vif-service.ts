@@ -38,6 +38,7 @@ import {
   checkRate,
   matchesLabels,
   parseSwitchName,
+  parseVifName,
   randomMac,
 } from './validate.js';
 import { checkChanges } from './vif-changes.js';
@@ -192,7 +193,8 @@ export class VifService {
     timeoutMs: number,
     signal: AbortSignal,
   ): Promise<boolean> {
-    const find = () => this.#registry.netback.list().find((device) => device.name === name);
+    const { domid, handle } = parseVifName(name);
+    const find = () => this.#registry.netback.get(domid, handle);
     if (wanted(find())) return true;
     return await new Promise<boolean>((resolve) => {
       const finish = (result: boolean) => {

@@ -39,6 +39,15 @@ export class Netback {
     () => this.#scanOnce(),
     (error) => this.#logger.warn({ error }, 'could not list the vifs in XenStore'),
   );
+  readonly #arriving = new CoalescedTask(
+    () => this.#takeUpArrivals(),
+    (error) => {
+      this.#logger.warn({ error }, 'could not take up new vifs');
+      this.#scanning.request();
+    },
+  );
+  /** Vifs whose directories changed and that are not served: `<domid>/<handle>`. */
+  readonly #arrivals = new Set<string>();
   #stopped = false;
 
   /** `queuesMax` is how many queues a guest may have for one vif. */
@@ -88,12 +97,15 @@ export class Netback {
     }
     this.#stopped = true;
     this.#scanning.stop();
+    this.#arriving.stop();
     // All are drained before the first is let go: what one guest sent may be for another.
     for (const device of devices) device.connection?.drain();
     this.#context.running = false;
     await this.#watch?.unwatch().catch(() => undefined);
     await this.#scanning.settled();
-    await Promise.all(devices.map((device) => device.release()));
+    await this.#arriving.settled();
+    // One that was taken up while the watch was being ended has to be let go, too.
+    await Promise.all(this.list().map((device) => device.release()));
     this.#devices.clear();
     this.#context.free();
   }
@@ -105,10 +117,34 @@ export class Netback {
 
   #onChange(path: string): void {
     const rest = path.slice(this.#root.length + 1);
-    const [domid, handle, ...node] = rest.split('/');
+    const [domid = '', handle = '', ...node] = rest.split('/');
     const device = this.#devices.get(`${domid}/${handle}`);
-    if (device === undefined) this.#scanning.request();
-    else if (RELEVANT.has(node.join('/'))) device.look();
+    if (device !== undefined) {
+      if (RELEVANT.has(node.join('/'))) device.look();
+    } else if (isId(domid) && isId(handle)) {
+      // Which one is new is known: with a thousand vifs, a look at all of them for each costs dearly.
+      this.#arrivals.add(`${domid}/${handle}`);
+      this.#arriving.request();
+    } else if (isId(domid)) {
+      this.#lookAtDomain(Number(domid));
+    } else {
+      this.#scanning.request();
+    }
+  }
+
+  /** All of a guest's vifs may have gone at once. New ones are told of one by one. */
+  #lookAtDomain(domid: number): void {
+    for (const device of this.#devices.values()) if (device.domid === domid) device.look();
+  }
+
+  /** Takes up the vifs whose directories have appeared. */
+  async #takeUpArrivals(): Promise<void> {
+    const arrivals = [...this.#arrivals];
+    this.#arrivals.clear();
+    for (const key of arrivals) {
+      const [domid, handle] = key.split('/');
+      await this.#adopt(Number(domid), Number(handle));
+    }
   }
 
   async #scanOnce(): Promise<void> {
@@ -140,11 +176,14 @@ export class Netback {
       () => {
         this.#devices.delete(key);
         this.#emit('deleted', device);
-        this.#scanning.request();
+        // It may have been made anew before we saw that the old one was gone.
+        this.#arrivals.add(key);
+        this.#arriving.request();
       },
     );
     const { store } = this.#context.xen;
     if ((await store.readIfExists(`${device.paths.backend}/state`)) === undefined) return;
+    if (this.#devices.has(key) || this.#stopped) return;
     this.#devices.set(key, device);
     try {
       await device.start();
