@@ -1,7 +1,9 @@
 /** The command line: global options and one registration for each command. */
 import { Command } from 'commander';
+import { registerApply } from './commands/apply.js';
 import { registerCapture } from './commands/capture.js';
 import { registerCreate } from './commands/create.js';
+import { registerExport } from './commands/export.js';
 import { registerDomains, registerHost, registerVersion } from './commands/host.js';
 import { registerInject } from './commands/inject.js';
 import { registerPort, registerTap, registerUplink } from './commands/ports.js';
@@ -49,6 +51,8 @@ export function buildProgram(): Command {
     registerPort,
     registerTap,
     registerUplink,
+    registerApply,
+    registerExport,
     registerHost,
     registerDomains,
     registerVersion,
