@@ -67,6 +67,18 @@ export class Page {
     return this.bytes[offset] as number;
   }
 
+  /** Sets bits of a byte in one step, with full ordering; returns the byte as it was. */
+  fetchOrU8(offset: number, bits: number): number {
+    this.#checkWrite(offset, 1);
+    return Atomics.or(this.bytes, offset, bits);
+  }
+
+  /** Keeps only the given bits of a byte in one step, with full ordering; returns it as it was. */
+  fetchAndU8(offset: number, bits: number): number {
+    this.#checkWrite(offset, 1);
+    return Atomics.and(this.bytes, offset, bits);
+  }
+
   writeU32(offset: number, value: number): void {
     this.#checkWrite(offset, 4);
     this.#u32[offset >>> 2] = value;

@@ -27,10 +27,11 @@ export interface Xen {
 /** Grant tables: other domains' pages that we may touch, and ours that they may (grant_table.h). */
 export interface Grants {
   /**
-   * Maps the page that `domid` granted as `ref`.
+   * Maps the page that `domid` granted as `ref`; with `notice`, for which the access must be
+   * 'write', the peer is told when the mapping ends.
    * @throws GrantError when the grant does not exist, or does not allow it.
    */
-  map(domid: number, ref: number, access: 'read' | 'write'): MappedPage;
+  map(domid: number, ref: number, access: 'read' | 'write', notice?: EndNotice): MappedPage;
 
   /**
    * Runs every segment of `batch` in one call; afterwards each segment has its status
@@ -40,10 +41,23 @@ export interface Grants {
   copy(batch: CopyBatch): void;
 
   /**
-   * Allocates zeroed pages and grants each to `domid`.
+   * Allocates zeroed pages and grants each to `domid`; with `notice`, which goes with one page only,
+   * the peer is told when the share ends.
    * @throws GrantError when no memory or no grant reference is left.
    */
-  share(domid: number, count: number, access: 'read' | 'write'): SharedPages;
+  share(domid: number, count: number, access: 'read' | 'write', notice?: EndNotice): SharedPages;
+}
+
+/**
+ * What becomes of a page when we end its mapping or share, or when our process dies and the kernel
+ * ends it (IOCTL_GNTDEV_SET_UNMAP_NOTIFY, gntdev.h and gntalloc.h): a byte of it is cleared, and then
+ * an event is sent. Where a whole domain is destroyed nobody is left to do either.
+ */
+export interface EndNotice {
+  /** Which byte of the page becomes 0. */
+  readonly byteOffset: number;
+  /** Over which the event goes. It must be closed after the mapping or share ended, not before. */
+  readonly channel: EventChannel;
 }
 
 /** A page of another domain, mapped into ours. */
@@ -67,6 +81,11 @@ export interface SharedPages {
    * @throws GrantError while the peer is known to map one of them; nothing is freed then.
    */
   unshare(): void;
+  /**
+   * As `unshare`, but never refuses: we are done with the pages at once, and one that the peer still
+   * maps is kept for it until it lets go, as gntalloc keeps it.
+   */
+  release(): void;
 }
 
 /** Event channels (event_channel.h). */

@@ -39,6 +39,7 @@ export function xenContract(
   };
   localMemoryContract(withPair);
   mappingContract(withPair);
+  noticeContract(withPair);
   copyContract(withPair);
   eventContract(withPair);
 }
@@ -152,6 +153,76 @@ function mappingContract(test: TestWithPair): void {
     }
     mapped.unmap();
     assert.notEqual(shared.inUse(0), true);
+    shared.unshare();
+  });
+}
+
+function noticeContract(test: TestWithPair): void {
+  test('who unmaps with a notice clears a byte, and the owner gets an event', async (a, b) => {
+    const { left, right, leftCount } = connect(a, b);
+    const shared = a.grants.share(b.domid, 1, 'write');
+    const page = only(shared.pages);
+    page.bytes.fill(7);
+    const notice = { byteOffset: 20, channel: right };
+    const mapped = b.grants.map(a.domid, only(shared.refs), 'write', notice);
+    await settle();
+    assert.equal(leftCount(), 0);
+    mapped.unmap();
+    await until(() => leftCount() === 1);
+    assert.deepEqual([...page.bytes.subarray(19, 22)], [7, 0, 7]);
+    right.close();
+    left.close();
+    shared.unshare();
+  });
+
+  for (const end of ['unshare', 'release'] as const) {
+    test(`who ends a share with a notice by ${end} sends an event`, async (a, b) => {
+      const { left, right, rightCount } = connect(a, b);
+      await until(() => rightCount() === 1);
+      right.unmask();
+      const notice = { byteOffset: 21, channel: left };
+      const shared = a.grants.share(b.domid, 1, 'write', notice);
+      only(shared.pages).writeU8(21, 1);
+      shared[end]();
+      await until(() => rightCount() === 2);
+      left.close();
+      right.close();
+    });
+  }
+
+  test('what was released stays mapped for the peer, with the byte cleared', async (a, b) => {
+    const { left, right, rightCount } = connect(a, b);
+    await until(() => rightCount() === 1);
+    right.unmask();
+    const shared = a.grants.share(b.domid, 1, 'write', { byteOffset: 21, channel: left });
+    const ring = a.grants.share(b.domid, 2, 'write');
+    only(shared.pages).bytes.fill(9);
+    ring.pages[1]?.writeU32(0, 0xfeed);
+    const mapped = b.grants.map(a.domid, only(shared.refs), 'write');
+    const second = b.grants.map(a.domid, ring.refs[1] as number, 'read');
+    ring.release();
+    shared.release();
+    await until(() => rightCount() === 2);
+    assert.deepEqual([...mapped.page.bytes.subarray(20, 23)], [9, 0, 9]);
+    assert.equal(second.page.readU32(0), 0xfeed);
+    assert.throws(() => only(shared.pages).readU8(0), MisuseError);
+    assert.throws(() => shared.release(), MisuseError);
+    mapped.unmap();
+    second.unmap();
+    left.close();
+    right.close();
+  });
+
+  test('bits of a byte are set and cleared in one step, seen from both sides', (a, b) => {
+    const shared = a.grants.share(b.domid, 1, 'write');
+    const mapped = b.grants.map(a.domid, only(shared.refs), 'write');
+    const page = only(shared.pages);
+    assert.equal(page.fetchOrU8(22, 1), 0);
+    assert.equal(mapped.page.fetchOrU8(22, 2), 1);
+    assert.equal(page.fetchAndU8(22, ~1), 3);
+    assert.equal(mapped.page.readU8(22), 2);
+    assert.deepEqual([page.readU8(21), page.readU8(23)], [0, 0]);
+    mapped.unmap();
     shared.unshare();
   });
 }

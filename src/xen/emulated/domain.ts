@@ -92,7 +92,10 @@ export class Domain implements DomainFacts {
     const held = [...this.#processes].flatMap((process) => process.leftovers());
     const waiting = this.grantTable
       .deferred()
-      .map(({ ref, domid }) => `waits for domain ${domid} to unmap grant ${ref} of a dead process`);
+      .map(
+        ({ ref, domid }) =>
+          `waits for domain ${domid} to unmap grant ${ref}, whose owner is done with it`,
+      );
     return [...held, ...waiting].map((text) => `domain ${this.domid} (${this.name}) ${text}`);
   }
 
@@ -102,7 +105,7 @@ export class Domain implements DomainFacts {
    */
   async die(): Promise<void> {
     this.#alive = false;
-    const ended = [...this.#processes].map((process) => process.kill());
+    const ended = [...this.#processes].map((process) => process.die());
     this.grantTable.clear();
     this.raw.destroy();
     await Promise.all(ended);

@@ -88,9 +88,14 @@ export class EmulatedXen implements Xen {
     if (this.#state === 'running') await this.#end('killed');
   }
 
-  async #end(state: 'closed' | 'killed'): Promise<void> {
+  /** As `kill`, but together with the domain: no kernel is left to tell peers of mapped pages. */
+  async die(): Promise<void> {
+    if (this.#state === 'running') await this.#end('killed', false);
+  }
+
+  async #end(state: 'closed' | 'killed', kernelLives = true): Promise<void> {
     this.#state = state;
-    this.grants.end(state);
+    this.grants.end(state, kernelLives);
     this.events.end(state);
     this.#arena.free();
     this.#onEnd(this);

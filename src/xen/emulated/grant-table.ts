@@ -25,7 +25,7 @@ export interface GrantEntry {
   readonly readOnly: boolean;
   /** How many mappings there are at this moment. */
   pins: number;
-  /** Whether the grant ends by itself with its last mapping, its owner having died. */
+  /** Whether the grant ends by itself with its last mapping, its owner being done with it. */
   deferred: boolean;
 }
 

@@ -12,7 +12,13 @@ import {
 } from '../copy-batch.js';
 import type { LocalMemory } from '../local-memory.js';
 import type { Page } from '../page.js';
-import { type Grants, type MappedPage, PAGE_SIZE, type SharedPages } from '../xen.js';
+import {
+  type EndNotice,
+  type Grants,
+  type MappedPage,
+  PAGE_SIZE,
+  type SharedPages,
+} from '../xen.js';
 import type { Faults } from './faults.js';
 import {
   GNTST_BAD_DOMAIN,
@@ -73,8 +79,11 @@ export class EmulatedGrants implements Grants {
     this.#memory = memory;
   }
 
-  map(domid: number, ref: number, access: 'read' | 'write'): MappedPage {
+  map(domid: number, ref: number, access: 'read' | 'write', notice?: EndNotice): MappedPage {
     this.#checkRunning('map');
+    if (notice !== undefined && access === 'read') {
+      throw new MisuseError('A mapping with a notice must be writable.');
+    }
     const table = this.#machine.grantTable(domid);
     if (table === undefined) {
       throw new GrantError(`There is no domain ${domid}.`, { status: String(GNTST_BAD_DOMAIN) });
@@ -85,7 +94,7 @@ export class EmulatedGrants implements Grants {
       });
     }
     const entry = table.pin(ref, this.#own.domid, access === 'write');
-    const mapping = new EmulatedMapping(table, entry, access, this.#mappings);
+    const mapping = new EmulatedMapping(table, entry, access, notice, this.#mappings);
     this.#mappings.add(mapping);
     return mapping;
   }
@@ -137,8 +146,11 @@ export class EmulatedGrants implements Grants {
     }
   }
 
-  share(domid: number, count: number, access: 'read' | 'write'): SharedPages {
+  share(domid: number, count: number, access: 'read' | 'write', notice?: EndNotice): SharedPages {
     this.#checkRunning('share');
+    if (notice !== undefined && count !== 1) {
+      throw new MisuseError('A share with a notice is of one page.');
+    }
     if (this.#machine.faults.strikes('share')) {
       throw new GrantError(`Sharing ${count} pages with domain ${domid} failed by injection.`);
     }
@@ -157,7 +169,7 @@ export class EmulatedGrants implements Grants {
       for (const entry of entries) endGrant(this.#own, entry);
       throw error;
     }
-    const share = new EmulatedShare(this.#own, entries, this.#shares);
+    const share = new EmulatedShare(this.#own, entries, notice, this.#shares);
     this.#shares.add(share);
     return share;
   }
@@ -168,11 +180,14 @@ export class EmulatedGrants implements Grants {
     return [...maps, ...[...this.#shares].map((share) => `shares ${share.description}`)];
   }
 
-  /** Ends everything the way the kernel does when a process is gone. */
-  end(state: 'closed' | 'killed'): void {
+  /**
+   * Ends everything the way the kernel does when a process is gone; `kernelLives` is false where the
+   * whole domain is gone, so that no notice is given.
+   */
+  end(state: 'closed' | 'killed', kernelLives: boolean): void {
     this.#state = state;
-    for (const mapping of [...this.#mappings]) mapping.end(state);
-    for (const share of [...this.#shares]) share.end(state);
+    for (const mapping of [...this.#mappings]) mapping.end(state, kernelLives);
+    for (const share of [...this.#shares]) share.end(state, kernelLives);
   }
 
   #checkRunning(operation: string): void {
@@ -186,10 +201,18 @@ function endView(page: Page, state: 'closed' | 'killed'): void {
   page.invalidate(state === 'killed' ? new ArrayBuffer(PAGE_SIZE) : undefined);
 }
 
+/** Clears the byte and sends the event, while the view and the channel are still there. */
+function giveNotice(page: Page | undefined, notice: EndNotice | undefined): void {
+  if (page === undefined || notice === undefined) return;
+  page.bytes[notice.byteOffset] = 0;
+  notice.channel.notify();
+}
+
 class EmulatedMapping implements MappedPage {
   readonly page: Page;
   readonly #table: GrantTable;
   readonly #entry: GrantEntry;
+  readonly #notice: EndNotice | undefined;
   readonly #siblings: Set<EmulatedMapping>;
   #state: ProcessState = 'running';
 
@@ -197,11 +220,13 @@ class EmulatedMapping implements MappedPage {
     table: GrantTable,
     entry: GrantEntry,
     access: 'read' | 'write',
+    notice: EndNotice | undefined,
     siblings: Set<EmulatedMapping>,
   ) {
     this.page = entry.frame.view(access);
     this.#table = table;
     this.#entry = entry;
+    this.#notice = notice;
     this.#siblings = siblings;
   }
 
@@ -214,12 +239,13 @@ class EmulatedMapping implements MappedPage {
     if (this.#state === 'closed') {
       throw new MisuseError(`The mapping of ${this.description} is not there any more.`);
     }
-    this.end('closed');
+    this.end('closed', true);
   }
 
-  end(state: 'closed' | 'killed'): void {
+  end(state: 'closed' | 'killed', kernelLives: boolean): void {
     this.#state = state;
     this.#siblings.delete(this);
+    if (kernelLives) giveNotice(this.page, this.#notice);
     endView(this.page, state);
     this.#table.unpin(this.#entry);
   }
@@ -230,12 +256,19 @@ class EmulatedShare implements SharedPages {
   readonly pages: readonly Page[];
   readonly #table: GrantTable;
   readonly #entries: readonly GrantEntry[];
+  readonly #notice: EndNotice | undefined;
   readonly #siblings: Set<EmulatedShare>;
   #state: ProcessState = 'running';
 
-  constructor(table: GrantTable, entries: readonly GrantEntry[], siblings: Set<EmulatedShare>) {
+  constructor(
+    table: GrantTable,
+    entries: readonly GrantEntry[],
+    notice: EndNotice | undefined,
+    siblings: Set<EmulatedShare>,
+  ) {
     this.#table = table;
     this.#entries = entries;
+    this.#notice = notice;
     this.#siblings = siblings;
     this.refs = entries.map((entry) => entry.ref);
     this.pages = entries.map((entry) => entry.frame.view('write'));
@@ -252,26 +285,36 @@ class EmulatedShare implements SharedPages {
   }
 
   unshare(): void {
-    if (this.#state === 'killed') return;
-    if (this.#state === 'closed') {
-      throw new MisuseError(`The share of ${this.description} is not there any more.`);
-    }
+    if (this.#isOver()) return;
     const mapped = this.#entries.find((entry) => entry.pins > 0);
     if (mapped !== undefined) {
       throw new GrantError(`Domain ${mapped.domid} still maps grant ${mapped.ref}.`);
     }
-    this.end('closed');
+    this.end('closed', true);
+  }
+
+  release(): void {
+    if (!this.#isOver()) this.end('closed', true);
   }
 
   /** As gntalloc: ends what nobody maps at once, and the rest with its last mapping. */
-  end(state: 'closed' | 'killed'): void {
+  end(state: 'closed' | 'killed', kernelLives: boolean): void {
     this.#state = state;
     this.#siblings.delete(this);
+    if (kernelLives) giveNotice(this.pages[0], this.#notice);
     for (const page of this.pages) endView(page, state);
     for (const entry of this.#entries) {
       if (entry.pins === 0) endGrant(this.#table, entry);
       else entry.deferred = true;
     }
+  }
+
+  /** Whether the process was killed, so that nothing has an effect any more. */
+  #isOver(): boolean {
+    if (this.#state === 'closed') {
+      throw new MisuseError(`The share of ${this.description} is not there any more.`);
+    }
+    return this.#state === 'killed';
   }
 }
 

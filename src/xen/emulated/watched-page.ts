@@ -50,4 +50,16 @@ export class WatchedPage extends Page {
     this.#onRead(offset, 1);
     return value;
   }
+
+  override fetchOrU8(offset: number, bits: number): number {
+    const value = super.fetchOrU8(offset, bits);
+    this.#onRead(offset, 1);
+    return value;
+  }
+
+  override fetchAndU8(offset: number, bits: number): number {
+    const value = super.fetchAndU8(offset, bits);
+    this.#onRead(offset, 1);
+    return value;
+  }
 }

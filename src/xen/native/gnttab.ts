@@ -9,7 +9,13 @@ import koffi from 'koffi';
 import { GrantError, MisuseError } from '../../errors.js';
 import type { CopyBatch } from '../copy-batch.js';
 import { Page } from '../page.js';
-import { type Grants, type MappedPage, PAGE_SIZE, type SharedPages } from '../xen.js';
+import {
+  type EndNotice,
+  type Grants,
+  type MappedPage,
+  PAGE_SIZE,
+  type SharedPages,
+} from '../xen.js';
 import {
   deviceUnavailable,
   lastErrno,
@@ -26,6 +32,14 @@ interface GrantLibrary {
   openMap(logger: Pointer | null, flags: number): Pointer | null;
   closeMap(handle: Pointer): number;
   map(handle: Pointer, domid: number, ref: number, protection: number): Pointer | null;
+  mapWithNotice(
+    handle: Pointer,
+    domid: number,
+    ref: number,
+    protection: number,
+    byteOffset: number,
+    port: number,
+  ): Pointer | null;
   unmap(handle: Pointer, address: Pointer, count: number): number;
   copy(handle: Pointer, count: number, segments: Uint8Array): number;
   openShare(logger: Pointer | null, flags: number): Pointer | null;
@@ -36,6 +50,14 @@ interface GrantLibrary {
     count: number,
     refs: Uint32Array,
     writable: number,
+  ): Pointer | null;
+  shareWithNotice(
+    handle: Pointer,
+    domid: number,
+    ref: Uint32Array,
+    writable: number,
+    byteOffset: number,
+    port: number,
   ): Pointer | null;
   unshare(handle: Pointer, address: Pointer, count: number): number;
 }
@@ -49,12 +71,18 @@ function loadGrantLibrary(): GrantLibrary {
     map: library.func(
       'void *xengnttab_map_grant_ref(void *handle, uint32_t domid, uint32_t ref, int protection)',
     ),
+    mapWithNotice: library.func(
+      'void *xengnttab_map_grant_ref_notify(void *handle, uint32_t domid, uint32_t ref, int protection, uint32_t offset, uint32_t port)',
+    ),
     unmap: library.func('int xengnttab_unmap(void *handle, void *address, uint32_t count)'),
     copy: library.func('int xengnttab_grant_copy(void *handle, uint32_t count, void *segments)'),
     openShare: library.func('void *xengntshr_open(void *logger, unsigned int flags)'),
     closeShare: library.func('int xengntshr_close(void *handle)'),
     share: library.func(
       'void *xengntshr_share_pages(void *handle, uint32_t domid, int count, void *refs, int writable)',
+    ),
+    shareWithNotice: library.func(
+      'void *xengntshr_share_page_notify(void *handle, uint32_t domid, void *ref, int writable, uint32_t offset, uint32_t port)',
     ),
     unshare: library.func('int xengntshr_unshare(void *handle, void *address, uint32_t count)'),
   };
@@ -80,10 +108,14 @@ export class NativeGrants implements Grants {
     return this.#live.size;
   }
 
-  map(domid: number, ref: number, access: 'read' | 'write'): MappedPage {
+  map(domid: number, ref: number, access: 'read' | 'write', notice?: EndNotice): MappedPage {
     this.#checkOpen();
     const protection = access === 'read' ? PROT_READ : PROT_READ_WRITE;
-    const address = this.#library.map(this.#mapHandle, domid, ref, protection);
+    const handle = this.#mapHandle;
+    const address =
+      notice === undefined
+        ? this.#library.map(handle, domid, ref, protection)
+        : this.#library.mapWithNotice(handle, domid, ref, protection, ...placeOf(notice));
     if (address === null) throw grantError(`Grant ${ref} of domain ${domid} cannot be mapped`);
     const page = new Page(koffi.view(address, PAGE_SIZE), 0, access);
     const mapping: MappedPage = {
@@ -111,12 +143,18 @@ export class NativeGrants implements Grants {
     }
   }
 
-  share(domid: number, count: number, access: 'read' | 'write'): SharedPages {
+  share(domid: number, count: number, access: 'read' | 'write', notice?: EndNotice): SharedPages {
     this.#checkOpen();
+    if (notice !== undefined && count !== 1) {
+      throw new MisuseError('A share with a notice is of one page.');
+    }
     const handle = this.#openShareHandle();
     const refs = new Uint32Array(count);
     const writable = access === 'write' ? 1 : 0;
-    const address = this.#library.share(handle, domid, count, refs, writable);
+    const address =
+      notice === undefined
+        ? this.#library.share(handle, domid, count, refs, writable)
+        : this.#library.shareWithNotice(handle, domid, refs, writable, ...placeOf(notice));
     if (address === null) throw grantError(`${count} pages cannot be shared with domain ${domid}`);
     const pages = Array.from(
       refs,
@@ -137,6 +175,7 @@ export class NativeGrants implements Grants {
           throw grantError(`${count} pages for domain ${domid} cannot be unshared`);
         }
       },
+      release: () => shared.unshare(),
     };
     this.#live.add(shared);
     return shared;
@@ -168,6 +207,11 @@ export class NativeGrants implements Grants {
   #checkOpen(): void {
     if (this.#closed) throw new MisuseError('Grants were used after close.');
   }
+}
+
+/** A notice as the library's calls take it. */
+function placeOf({ byteOffset, channel }: EndNotice): [byteOffset: number, port: number] {
+  return [byteOffset, channel.port];
 }
 
 /** Must be called right after the call that failed, while errno is still that call's. */

@@ -242,7 +242,7 @@ describe('a killed process', () => {
     const mapped = backend.grants.map(5, shared.refs[0] as number, 'write');
     await frontend.kill();
     expect(hypervisor.leaks()).toContain(
-      'domain 5 (guest-5) waits for domain 0 to unmap grant 8 of a dead process',
+      'domain 5 (guest-5) waits for domain 0 to unmap grant 8, whose owner is done with it',
     );
     mapped.page.writeU32(0, 3);
     expect(mapped.page.readU32(0)).toBe(3);
@@ -252,6 +252,53 @@ describe('a killed process', () => {
     expect(copyStatus(5, shared.refs[0] as number)).toBe(GNTST_general_error);
     await backend.close();
     expect(hypervisor.memory.allocatedBytes).toBe(0);
+  });
+});
+
+describe('a notice', () => {
+  /** A page of the guest that domain 0 maps with a notice, and the channel it goes over. */
+  function mapWithNotice() {
+    let events = 0;
+    const left = frontend.events.allocate(0, () => {
+      events += 1;
+    });
+    const channel = backend.events.bind(5, left.port, () => {});
+    const shared = frontend.grants.share(0, 1, 'write', { byteOffset: 21, channel: left });
+    const ref = shared.refs[0] as number;
+    const mapped = backend.grants.map(5, ref, 'write', { byteOffset: 20, channel });
+    mapped.page.bytes.fill(1);
+    return { shared, mapped, events: () => events };
+  }
+  const turns = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+  test('is given when the process that maps is killed', async () => {
+    const { shared, events } = mapWithNotice();
+    await backend.kill();
+    await turns();
+    expect([...(shared.pages[0]?.bytes.subarray(19, 23) ?? [])]).toEqual([1, 0, 1, 1]);
+    expect(events()).toBe(1);
+  });
+
+  test('is given when the process that shares is killed', async () => {
+    const { mapped } = mapWithNotice();
+    await frontend.kill();
+    expect([...mapped.page.bytes.subarray(19, 23)]).toEqual([1, 1, 0, 1]);
+  });
+
+  test('is not given when the whole domain is destroyed, for its kernel is gone too', async () => {
+    const { mapped } = mapWithNotice();
+    await hypervisor.destroyDomain(5);
+    expect([...mapped.page.bytes.subarray(19, 23)]).toEqual([1, 1, 1, 1]);
+  });
+
+  test('goes with a writable mapping and with a single page', () => {
+    const channel = frontend.events.allocate(0, () => {});
+    const notice = { byteOffset: 0, channel };
+    expect(() => frontend.grants.share(0, 2, 'write', notice)).toThrow(MisuseError);
+    const shared = frontend.grants.share(0, 1, 'read');
+    expect(() => backend.grants.map(5, shared.refs[0] as number, 'read', notice)).toThrow(
+      MisuseError,
+    );
   });
 });
 
