@@ -2,10 +2,11 @@ import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
 const client = fileURLToPath(new URL('./clients/typescript/src/index.ts', import.meta.url));
+const stack = fileURLToPath(new URL('./clients/typescript/src/stack/index.ts', import.meta.url));
 
 /** Each kind of test is a project of its own, so that one kind can be run alone. */
 export default defineConfig({
-  resolve: { alias: { '@xenvif/client': client } },
+  resolve: { alias: { '@xenvif/client/stack': stack, '@xenvif/client': client } },
   test: {
     projects: [
       {

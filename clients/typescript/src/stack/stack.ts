@@ -1,0 +1,140 @@
+/** A host: IPv4 over a link with ICMP, UDP and what programs use of them. */
+import { formatAddress, maskOf, requireAddress, requireCidr } from './address.js';
+import { StackError } from './errors.js';
+import { Icmp } from './icmp.js';
+import { Ipv4, type Ipv4Options } from './ipv4.js';
+import type { Link } from './link.js';
+import {
+  type PingOptions,
+  type PingResult,
+  ping,
+  type TracerouteOptions,
+  type TracerouteProbe,
+  traceroute,
+} from './ping.js';
+import { Udp } from './udp.js';
+import { UdpSocket, type UdpSocketOptions } from './udp-socket.js';
+
+export interface StackRoute {
+  /** Such as `10.1.0.0/16`. */
+  readonly destination: string;
+  /** The router's address. Default: the destination is on the link. */
+  readonly gateway?: string | undefined;
+}
+
+export interface StackOptions extends Ipv4Options {
+  /** Address and prefix, such as `10.0.0.9/24`. Default: none yet; see `configure`. */
+  readonly cidr?: string | undefined;
+  /** The default router. */
+  readonly gateway?: string | undefined;
+  readonly routes?: readonly StackRoute[] | undefined;
+}
+
+export interface StackCounts {
+  readonly ip: Readonly<Ipv4['counts']>;
+  readonly output: Readonly<Ipv4['output']['counts']>;
+  readonly reassembly: Readonly<Ipv4['reassembly']['counts']>;
+  readonly icmp: Readonly<Icmp['counts']>;
+  readonly udp: Readonly<Udp['counts']>;
+}
+
+export class Stack {
+  readonly ipv4: Ipv4;
+  readonly #icmp: Icmp;
+  readonly #udp: Udp;
+  readonly #udpSockets = new Set<UdpSocket>();
+  #ending: Promise<void> | undefined;
+
+  private constructor(link: Link, options: StackOptions) {
+    this.ipv4 = Ipv4.connect(link, options);
+    this.#icmp = new Icmp(this.ipv4);
+    this.#udp = new Udp(this.ipv4, this.#icmp);
+  }
+
+  /**
+   * Becomes a host on a link.
+   * @throws StackError CIDR_INVALID, ADDRESS_INVALID.
+   */
+  static connect(link: Link, options: StackOptions = {}): Stack {
+    const { cidr, gateway, routes = [] } = options;
+    const parsed = routes.map(({ destination, gateway: router }) => {
+      const { address, prefixBits } = requireCidr(destination);
+      const prefix = (address & maskOf(prefixBits)) >>> 0;
+      return { prefix, prefixBits, gateway: router === undefined ? 0 : requireAddress(router) };
+    });
+    const stack = new Stack(link, options);
+    stack.ipv4.setRoutes(parsed);
+    if (cidr !== undefined) stack.configure(cidr, gateway);
+    return stack;
+  }
+
+  /**
+   * Takes an address, which is announced, and a default router.
+   * @throws StackError CIDR_INVALID, ADDRESS_INVALID.
+   */
+  configure(cidr: string, gateway?: string): void {
+    const { address, prefixBits } = requireCidr(cidr);
+    this.ipv4.setNetmask(formatAddress(maskOf(prefixBits)));
+    this.ipv4.setGateways(gateway === undefined ? [] : [gateway]);
+    this.ipv4.setIp(formatAddress(address));
+  }
+
+  /**
+   * As `configure`, when nobody else has answered for the address in some 6 seconds (RFC 5227).
+   * @throws StackError ADDRESS_IN_USE, CIDR_INVALID, ADDRESS_INVALID; AbortError.
+   */
+  async probeAndConfigure(cidr: string, gateway?: string, signal?: AbortSignal): Promise<void> {
+    const { address } = requireCidr(cidr);
+    const isFree = await this.ipv4.arp.probe(address, signal);
+    signal?.throwIfAborted();
+    if (!isFree) {
+      throw new StackError('ADDRESS_IN_USE', `Somebody else uses ${formatAddress(address)}.`);
+    }
+    this.configure(cidr, gateway);
+  }
+
+  get counts(): StackCounts {
+    const { counts: ip, output, reassembly } = this.ipv4;
+    return {
+      ip: { ...ip },
+      output: { ...output.counts },
+      reassembly: { ...reassembly.counts },
+      icmp: { ...this.#icmp.counts },
+      udp: { ...this.#udp.counts },
+    };
+  }
+
+  ping(host: string, options?: PingOptions): AsyncGenerator<PingResult, void, undefined> {
+    return ping(this.ipv4, this.#icmp, host, options);
+  }
+
+  traceroute(
+    host: string,
+    options?: TracerouteOptions,
+  ): AsyncGenerator<TracerouteProbe, void, undefined> {
+    return traceroute(this.ipv4, this.#icmp, host, options);
+  }
+
+  /** A UDP socket, without a port yet. */
+  createUdpSocket(options?: UdpSocketOptions): UdpSocket {
+    const onClosed = (socket: UdpSocket) => this.#udpSockets.delete(socket);
+    const socket = new UdpSocket(this.#udp, this.ipv4, onClosed, options);
+    this.#udpSockets.add(socket);
+    return socket;
+  }
+
+  /** Closes everything and gives the link up. Never fails; a second call does nothing more. */
+  disconnect(): Promise<void> {
+    this.#ending ??= this.#end();
+    return this.#ending;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.disconnect();
+  }
+
+  async #end(): Promise<void> {
+    for (const socket of [...this.#udpSockets]) socket.close();
+    await this.ipv4.disconnect();
+  }
+}
