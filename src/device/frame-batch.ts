@@ -37,6 +37,32 @@ export function gsoSizeOf(flags: number): number {
   return flags >>> GSO_SIZE_SHIFT;
 }
 
+/** The tag of the field `frames` of `FrameBatch` in the wire contract: 1, length-delimited. */
+const TAG_FRAME = 0x0a;
+
+/** How many bytes stand before a frame of `length` bytes in a run: the field's tag and length. */
+export function runHeaderBytes(length: number): number {
+  if (length < 0x80) return 2;
+  return length < 0x4000 ? 3 : 4;
+}
+
+/** Writes what stands before a frame in a run at `position`; returns where the frame goes. */
+export function writeRunHeader(bytes: Uint8Array, position: number, length: number): number {
+  bytes[position] = TAG_FRAME;
+  if (length < 0x80) {
+    bytes[position + 1] = length;
+    return position + 2;
+  }
+  bytes[position + 1] = (length & 0x7f) | 0x80;
+  if (length < 0x4000) {
+    bytes[position + 2] = length >>> 7;
+    return position + 3;
+  }
+  bytes[position + 2] = ((length >>> 7) & 0x7f) | 0x80;
+  bytes[position + 3] = length >>> 14;
+  return position + 4;
+}
+
 export class FrameBatch {
   /** Local memory; a frame is `bytes[offset .. offset + length)`. */
   readonly bytes: Uint8Array;
@@ -45,6 +71,11 @@ export class FrameBatch {
   readonly lengths: Uint32Array;
   readonly flags: Uint32Array;
   count = 0;
+  /**
+   * The frames lie one behind the other, each behind its tag and length as the wire contract has
+   * them: who sends them on takes all of them with one copy.
+   */
+  isRun = false;
   /** The sum of all lengths. */
   totalBytes = 0;
   /** When the frames passed, in nanoseconds since 1970: one time for all of them. */
@@ -61,6 +92,7 @@ export class FrameBatch {
   clear(): void {
     this.count = 0;
     this.totalBytes = 0;
+    this.isRun = false;
   }
 
   add(offset: number, length: number, flags: number): void {
@@ -71,6 +103,11 @@ export class FrameBatch {
     this.flags[index] = flags;
     this.totalBytes += length;
     this.count = index + 1;
+  }
+
+  /** Where the tag of frame `index` of a run is. */
+  runStart(index: number): number {
+    return this.offset(index) - runHeaderBytes(this.length(index));
   }
 
   offset(index: number): number {

@@ -48,8 +48,11 @@ export function emptyExtra(): Extra {
 
 /** Copies the extra at `slot` into `extra`, each word read once. */
 export function readExtra(page: Page, slot: number, extra: Extra): void {
-  const head = page.readU32(slot);
-  const tail = page.readU32(slot + 4);
+  parseExtra(page.readU32(slot), page.readU32(slot + 4), extra);
+}
+
+/** Takes an extra apart that was copied out of its ring: its first two words. */
+export function parseExtra(head: number, tail: number, extra: Extra): void {
   extra.type = head & 0xff;
   extra.flags = (head >>> 8) & 0xff;
   extra.gsoSize = head >>> 16;

@@ -29,7 +29,7 @@ export const RSP_DROPPED = -2;
 /** `XEN_NETIF_RSP_NULL`: the answer to an extra. */
 export const RSP_NULL = 1;
 
-/** A request, copied out of the ring: what the peer does to the slot afterwards changes nothing. */
+/** A request, copied off the ring: what the peer does to the slot afterwards changes nothing. */
 export interface TxRequest {
   gref: number;
   offset: number;
@@ -38,11 +38,11 @@ export interface TxRequest {
   size: number;
 }
 
-/** Copies the request at `slot` into `request`, each word read once. */
-export function readTxRequest(page: Page, slot: number, request: TxRequest): void {
-  const offsetAndFlags = page.readU32(slot + 4);
-  const idAndSize = page.readU32(slot + 8);
-  request.gref = page.readU32(slot);
+/** Takes request number `index` apart of those that `words` has, three words each, off the ring. */
+export function readTxRequest(words: Uint32Array, index: number, request: TxRequest): void {
+  const offsetAndFlags = words[index * 3 + 1] as number;
+  const idAndSize = words[index * 3 + 2] as number;
+  request.gref = words[index * 3] as number;
   request.offset = offsetAndFlags & 0xffff;
   request.flags = offsetAndFlags >>> 16;
   request.id = idAndSize & 0xffff;

@@ -66,6 +66,28 @@ export class BackRing {
     return (reqProd - this.reqCons) >>> 0;
   }
 
+  /**
+   * Copies the next `count` requests into `words`, each word read once. They stay on the ring until
+   * `reqCons` passes them.
+   */
+  readRequests(words: Uint32Array, count: number): void {
+    const slotWords = this.#slotBytes >>> 2;
+    const first = Math.min(count, this.size - (this.reqCons & (this.size - 1)));
+    this.page.readWords(this.slot(this.reqCons), words, 0, first * slotWords);
+    const rest = (count - first) * slotWords;
+    if (rest > 0) this.page.readWords(SLOTS, words, first * slotWords, rest);
+  }
+
+  /** Writes whole slots of responses; `pushResponses` publishes them. */
+  writeResponses(words: Uint32Array, count: number): void {
+    const slotWords = this.#slotBytes >>> 2;
+    const first = Math.min(count, this.size - (this.rspProd & (this.size - 1)));
+    this.page.writeWords(this.slot(this.rspProd), words, 0, first * slotWords);
+    const rest = (count - first) * slotWords;
+    if (rest > 0) this.page.writeWords(SLOTS, words, first * slotWords, rest);
+    this.rspProd = (this.rspProd + count) >>> 0;
+  }
+
   /** Publishes the responses written so far. Returns whether the frontend wants an event. */
   pushResponses(oldRspProd: number): boolean {
     this.page.storeIndex(RSP_PROD, this.rspProd);

@@ -7,6 +7,7 @@
 import type { FrameBatch } from '../device/frame-batch.js';
 import { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
+import { MESSAGE_PREFIX_BYTES } from './message-writer.js';
 
 /** `StreamFramesResponse.frames`: field 2, length-delimited. */
 const TAG_FRAMES_MESSAGE = 0x12;
@@ -22,8 +23,8 @@ const TAG_FLAGS = 0x32;
 /** `FrameBatch.first_sequence`: field 7, varint. */
 const TAG_FIRST_SEQUENCE = 0x38;
 
-/** Room in front for the outer tag and a length of up to four bytes. */
-const HEADER_BYTES = 5;
+/** Room in front for whoever sends the message, and for the outer tag and a length of four bytes. */
+const HEADER_BYTES = MESSAGE_PREFIX_BYTES + 5;
 /** The most that a frame needs beside its bytes: tag, length, and an entry in each column. */
 const OVERHEAD_PER_FRAME = 1 + 3 + 5 + 3 + 3 + 5;
 /** What the batch needs beside its frames: the fixed fields and the columns' tags and lengths. */
@@ -131,6 +132,53 @@ export class FrameChunk {
   }
 
   /**
+   * Adds frames `[first, end)` of a batch that is a run (see `FrameBatch.isRun`), whole and all with
+   * the same flags, as many as there is room for. Returns the index of the first that is not in. The
+   * caller has asked `fits` for the first.
+   */
+  addRun(
+    batch: FrameBatch,
+    first: number,
+    end: number,
+    vifIndex: number,
+    flags: number,
+    sequence: number,
+  ): number {
+    const slot = this.count;
+    if (slot === 0) {
+      this.firstSequence = sequence;
+      this.#baseTimeNs = batch.timeNs;
+    }
+    const { lengths } = batch;
+    const { bytes, frames } = this.#limits;
+    const last = Math.min(end, first + frames - slot);
+    let next = first;
+    let frameBytes = this.frameBytes;
+    while (next < last) {
+      const length = lengths[next] as number;
+      // The first frame goes in whatever its length.
+      if (frameBytes + length > bytes && slot + next > first) break;
+      frameBytes += length;
+      this.#originals[slot + next - first] = length;
+      next += 1;
+    }
+    const start = batch.runStart(first);
+    const until = batch.offset(next - 1) + batch.length(next - 1);
+    this.#bytes.copyWithin(this.#end, start, until);
+    this.#end += until - start;
+    const count = slot + next - first;
+    const delta = slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs);
+    this.#deltas.fill(delta, slot, count);
+    this.#vifs.fill(vifIndex, slot, count);
+    this.#flags.fill(flags, slot, count);
+    this.#anyDelta |= delta;
+    this.#anyVif |= vifIndex;
+    this.count = count;
+    this.frameBytes = frameBytes;
+    return next;
+  }
+
+  /**
    * Writes a big-endian number over the bytes at `position` of the frame that was added last, as far
    * as the frame, which may be cut, still has them.
    */
@@ -193,7 +241,10 @@ export class FrameChunk {
     }
   }
 
-  /** Writes the columns and the header, and returns the message: a view that `clear` ends. */
+  /**
+   * Writes the columns and the header, and returns the message: a view that `clear` ends. The
+   * `MESSAGE_PREFIX_BYTES` in front of it are the sender's.
+   */
   seal(): Buffer {
     let end = this.#end;
     end = this.#writeFixed64(TAG_BASE_TIME, end, this.#baseTimeNs);
@@ -223,17 +274,48 @@ export class FrameChunk {
   }
 
   #writeColumn(tag: number, position: number, column: Uint32Array): number {
+    const { count } = this;
     let length = 0;
-    for (let index = 0; index < this.count; index += 1) {
-      length += varintBytes(column[index] as number);
+    for (let index = 0; index < count; ) {
+      const end = runEnd(column, index, count);
+      length += (end - index) * varintBytes(column[index] as number);
+      index = end;
     }
     this.#bytes[position] = tag;
-    let end = writeVarint(this.#bytes, position + 1, length);
-    for (let index = 0; index < this.count; index += 1) {
-      end = writeVarint(this.#bytes, end, column[index] as number);
+    let place = writeVarint(this.#bytes, position + 1, length);
+    for (let index = 0; index < count; ) {
+      const end = runEnd(column, index, count);
+      place = writeRepeated(this.#bytes, place, column[index] as number, end - index);
+      index = end;
     }
+    return place;
+  }
+}
+
+/** Where the values equal to the one at `start` end: frames of one batch are alike. */
+function runEnd(column: Uint32Array, start: number, count: number): number {
+  const value = column[start];
+  let end = start + 1;
+  while (end < count && column[end] === value) end += 1;
+  return end;
+}
+
+/** Writes a number `times` times and returns where the last one ends. */
+function writeRepeated(bytes: Uint8Array, position: number, value: number, times: number): number {
+  const size = varintBytes(value);
+  const end = position + size * times;
+  if (size === 1) {
+    bytes.fill(value, position, end);
     return end;
   }
+  writeVarint(bytes, position, value);
+  // What is there is doubled, so that a long run takes a few copies.
+  for (let done = position + size; done < end; ) {
+    const more = Math.min(done - position, end - done);
+    bytes.copyWithin(done, position, position + more);
+    done += more;
+  }
+  return end;
 }
 
 /** Writes an unsigned number below 2^53 and returns where it ends. */

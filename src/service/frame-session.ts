@@ -12,6 +12,7 @@ import {
   FrameMode,
   type OpenFrames,
   type StreamFramesRequest,
+  StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
 import { VifPhase } from '../gen/xenvif/v1/vif.js';
 import type { Xen } from '../xen/xen.js';
@@ -19,6 +20,7 @@ import { failCall } from './calls.js';
 import type { ClientLease } from './client-ports.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
 import { type FrameMessage, FrameStream } from './frame-stream.js';
+import { copyWithRoom, encodedWriter } from './message-writer.js';
 import type { PlainFrames } from './plain-frames.js';
 import { toPort } from './switch-ports.js';
 import { phaseOf, type VifRegistry } from './vif-registry.js';
@@ -42,6 +44,15 @@ export interface SessionParts {
   readonly leave: () => void;
 }
 
+function frameWriter(call: FrameCall): (message: FrameMessage, done: () => void) => void {
+  const write = encodedWriter(call);
+  if (write === undefined) return (message, done) => call.write(message, done);
+  return (message, done) => {
+    if (Buffer.isBuffer(message)) write(message, done);
+    else write(copyWithRoom(StreamFramesResponse.encode(message).finish()), done);
+  };
+}
+
 export class FrameSession {
   readonly devices: readonly NetbackDevice[];
   readonly #parts: SessionParts;
@@ -62,7 +73,7 @@ export class FrameSession {
       ...options,
       memory: parts.memory,
       inFlightBytes: parts.inFlightBytes,
-      write: (message, done) => call.write(message, done),
+      write: frameWriter(call),
       end: (error) => (error === undefined ? this.#end() : this.fail(error)),
     });
   }

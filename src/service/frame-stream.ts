@@ -112,6 +112,7 @@ export class FrameStream {
   /** Takes what the selector wants of frames `first` to `end` of a batch of vif number `vifIndex`. */
   push(batch: FrameBatch, vifIndex: number, first = 0, end = batch.count): void {
     if (this.#ended) return;
+    if (batch.isRun && this.#pushRun(batch, vifIndex, first, end)) return;
     const { direction, filter, snaplen, sampleOneIn } = this.#selector;
     for (let index = first; index < end; index += 1) {
       const flags = batch.flag(index);
@@ -133,6 +134,47 @@ export class FrameStream {
       if (this.#ended) return;
     }
     this.#scheduleFlush();
+  }
+
+  /**
+   * Takes a whole run with a copy for each chunk that it goes to. False, and nothing is done, where
+   * the frames have to be looked at one by one.
+   */
+  #pushRun(batch: FrameBatch, vifIndex: number, first: number, end: number): boolean {
+    const { direction, filter, snaplen, sampleOneIn } = this.#selector;
+    const { framesMax, queueBytes } = this.#options;
+    if (filter !== undefined || sampleOneIn > 1 || snaplen < FRAME_BYTES_MAX) return false;
+    if (this.#waitingBytes + batch.totalBytes > queueBytes) return false;
+    if (framesMax > 0 && this.#sequence + end - first >= framesMax) return false;
+    const flags = batch.flag(first);
+    if ((flags & CHECKSUM_BLANK) !== 0 || !isUniform(batch.flags, first, end)) return false;
+    if (direction !== 0 && (flags & 0b11) !== direction) return true;
+    for (let next = first; next < end; ) {
+      const open = this.#chunkFor(batch.length(next), batch.timeNs);
+      if (open === undefined) {
+        this.#sequence += 1;
+        this.#lose(this.#sequence);
+        next += 1;
+        continue;
+      }
+      const before = open.frameBytes;
+      const taken = open.addRun(batch, next, end, vifIndex, flags, this.#sequence + 1) - next;
+      this.#sequence += taken;
+      this.#waitingBytes += open.frameBytes - before;
+      next += taken;
+    }
+    this.#scheduleFlush();
+    return true;
+  }
+
+  /** The chunk that a frame of `length` bytes goes to; undefined when there is no memory for one. */
+  #chunkFor(length: number, timeNs: bigint): FrameChunk | undefined {
+    if (this.#open !== undefined && !this.#open.fits(length, timeNs)) {
+      this.#sealOpen();
+      this.#pump();
+    }
+    this.#open ??= this.#takeChunk();
+    return this.#open;
   }
 
   /** Queues a message that is not frames, behind the frames that came before it. */
@@ -177,16 +219,11 @@ export class FrameStream {
       this.#lose(this.#sequence);
       return;
     }
-    if (this.#open !== undefined && !this.#open.fits(length, batch.timeNs)) {
-      this.#sealOpen();
-      this.#pump();
-    }
-    const open = this.#open ?? this.#takeChunk();
+    const open = this.#chunkFor(length, batch.timeNs);
     if (open === undefined) {
       this.#lose(this.#sequence);
       return;
     }
-    this.#open = open;
     if ((batch.flag(index) & CHECKSUM_BLANK) === 0) {
       open.add(batch, index, length, vif, batch.flag(index), this.#sequence);
     } else {
@@ -387,6 +424,12 @@ export class FrameStream {
     this.#ended = true;
     this.#options.end(error);
   }
+}
+
+function isUniform(values: Uint32Array, first: number, end: number): boolean {
+  const value = values[first];
+  for (let index = first + 1; index < end; index += 1) if (values[index] !== value) return false;
+  return true;
 }
 
 function lossMessage({ first, last, cause }: Loss): StreamFramesResponse {

@@ -26,7 +26,6 @@ export class CopyBatch {
   readonly capacity: number;
   /** The segments as Xen takes them. */
   readonly segments: Uint8Array;
-  readonly #u16: Uint16Array;
   readonly #i16: Int16Array;
   readonly #u32: Uint32Array;
   readonly #baseLow: number;
@@ -38,7 +37,6 @@ export class CopyBatch {
     const buffer = new ArrayBuffer(capacity * SEGMENT_SIZE);
     this.capacity = capacity;
     this.segments = new Uint8Array(buffer);
-    this.#u16 = new Uint16Array(buffer);
     this.#i16 = new Int16Array(buffer);
     this.#u32 = new Uint32Array(buffer);
     this.#baseLow = Number(memory.baseAddress & 0xffffffffn);
@@ -59,18 +57,28 @@ export class CopyBatch {
 
   /** Adds a copy out of a grant into local memory; returns the segment's index. */
   fromGrant(domid: number, ref: number, offset: number, local: number, length: number): number {
-    const index = this.#add(offset, length, SOURCE_IS_GRANT);
-    this.#writeGrant(index * 6, domid, ref, offset);
-    this.#writeAddress(index * 6 + 2, local);
-    return index;
+    const word = this.#add(offset, length);
+    const u32 = this.#u32;
+    u32[word] = ref;
+    u32[word + 1] = offset | (domid << 16);
+    u32[word + 2] = this.#baseLow + local;
+    u32[word + 3] = this.#highOf(local);
+    u32[word + 4] = length | (SOURCE_IS_GRANT << 16);
+    u32[word + 5] = STATUS_NOT_RUN;
+    return this.#count++;
   }
 
   /** Adds a copy out of local memory into a grant; returns the segment's index. */
   toGrant(domid: number, ref: number, offset: number, local: number, length: number): number {
-    const index = this.#add(offset, length, DESTINATION_IS_GRANT);
-    this.#writeAddress(index * 6, local);
-    this.#writeGrant(index * 6 + 2, domid, ref, offset);
-    return index;
+    const word = this.#add(offset, length);
+    const u32 = this.#u32;
+    u32[word] = this.#baseLow + local;
+    u32[word + 1] = this.#highOf(local);
+    u32[word + 2] = ref;
+    u32[word + 3] = offset | (domid << 16);
+    u32[word + 4] = length | (DESTINATION_IS_GRANT << 16);
+    u32[word + 5] = STATUS_NOT_RUN;
+    return this.#count++;
   }
 
   /** The status of a segment after the call: `GNTST_OKAY`, or a negative GNTST value. */
@@ -78,29 +86,26 @@ export class CopyBatch {
     return this.#i16[index * 12 + 10] as number;
   }
 
-  #add(offset: number, length: number, flags: number): number {
-    const index = this.#count;
-    if (index >= this.capacity) throw new MisuseError('The copy batch is full.');
+  /** Whether every segment was carried out. */
+  get allOkay(): boolean {
+    const i16 = this.#i16;
+    const end = this.#count * 12 + 10;
+    let status = 0;
+    for (let index = 10; index < end; index += 12) status |= i16[index] as number;
+    return status === GNTST_OKAY;
+  }
+
+  /** Checks what a new segment is to be; returns its first word. */
+  #add(offset: number, length: number): number {
+    if (this.#count >= this.capacity) throw new MisuseError('The copy batch is full.');
     if (offset + length > PAGE_SIZE) {
       throw new MisuseError(`A grant copy of ${length} bytes at ${offset} leaves the page.`);
     }
-    this.#count = index + 1;
-    this.#u16[index * 12 + 8] = length;
-    this.#u16[index * 12 + 9] = flags;
-    this.#i16[index * 12 + 10] = STATUS_NOT_RUN;
-    this.#u16[index * 12 + 11] = 0;
-    return index;
+    return this.#count * 6;
   }
 
-  #writeGrant(word: number, domid: number, ref: number, offset: number): void {
-    this.#u32[word] = ref;
-    this.#u16[word * 2 + 2] = offset;
-    this.#u16[word * 2 + 3] = domid;
-  }
-
-  #writeAddress(word: number, local: number): void {
-    const low = this.#baseLow + local;
-    this.#u32[word] = low >>> 0;
-    this.#u32[word + 1] = this.#baseHigh + (low > 0xffffffff ? 1 : 0);
+  /** The upper half of the address of `local`; the lower half wraps by being stored. */
+  #highOf(local: number): number {
+    return this.#baseHigh + (this.#baseLow + local > 0xffffffff ? 1 : 0);
   }
 }

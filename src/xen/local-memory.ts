@@ -46,17 +46,17 @@ export class LocalMemory {
     return this.#allocatedBytes;
   }
 
-  /** Whether every byte of the range was taken with `allocate` and not given back since. */
-  isAllocated(offset: number, length: number): boolean {
-    const end = offset + length;
-    if (offset < this.#start || end > this.#end) return false;
-    const free = this.#free;
-    for (let index = 0; index < free.length; index++) {
-      const run = free[index] as FreeRun;
-      if (run.offset >= end) return true;
-      if (run.offset + run.length > offset) return false;
+  /**
+   * Where the allocated memory around `offset` ends, or 0 when `offset` is not allocated: whoever
+   * checks many ranges asks this once for all that lie together.
+   */
+  allocatedUntil(offset: number): number {
+    if (offset < this.#start || offset >= this.#end) return 0;
+    for (const run of this.#free) {
+      if (run.offset > offset) return run.offset;
+      if (run.offset + run.length > offset) return 0;
     }
-    return true;
+    return this.#end;
   }
 
   /**

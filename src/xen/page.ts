@@ -95,6 +95,24 @@ export class Page {
   }
 
   /**
+   * Copies `count` 32-bit words from `offset` on into `target`: what a batch of slots is taken with,
+   * so that all that follows looks at memory of our own.
+   */
+  readWords(offset: number, target: Uint32Array, start: number, count: number): void {
+    this.#check(offset, 4);
+    this.#checkEnd(offset + count * 4);
+    const first = offset >>> 2;
+    target.set(this.#u32.subarray(first, first + count), start);
+  }
+
+  /** Copies `count` words of `source` from `start` on into the page at `offset`. */
+  writeWords(offset: number, source: Uint32Array, start: number, count: number): void {
+    this.#checkWrite(offset, 4);
+    this.#checkEnd(offset + count * 4);
+    this.#u32.set(source.subarray(start, start + count), offset >>> 2);
+  }
+
+  /**
    * Called by whoever made the page when its memory goes away: every later access throws. With
    * `ghost`, a page that is nobody else's, later accesses go there instead: emulated Xen does that
    * to a process it kills, whose code goes on running but must have no effect any more.
@@ -110,6 +128,11 @@ export class Page {
   #checkWrite(offset: number, size: number): void {
     this.#check(offset, size);
     if (!this.#writable) throw new MisuseError('A page that was mapped to be read was written.');
+  }
+
+  #checkEnd(end: number): void {
+    if (end <= this.bytes.length) return;
+    throw new MisuseError(`Access up to offset ${end} of a page of ${this.bytes.length} bytes.`);
   }
 
   #check(offset: number, size: number): void {

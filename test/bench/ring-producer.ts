@@ -4,23 +4,26 @@
  */
 
 import { RX_SLOT_BYTES } from '../../dist/ring/netif-rx.js';
-import { TX_SLOT_BYTES, writeTxRequest } from '../../dist/ring/netif-tx.js';
+import { TX_SLOT_BYTES } from '../../dist/ring/netif-tx.js';
 import { FrontRing } from '../../dist/ring/shared-ring.js';
 import type { EventChannel, SharedPages, Xen } from '../../dist/xen/xen.js';
 
 export class RingProducer {
-  readonly #pages: SharedPages;
   readonly #tx: FrontRing;
   readonly #channel: EventChannel;
-  readonly #frameBytes: number;
-  readonly #request = { gref: 0, offset: 0, flags: 0, id: 0, size: 0 };
+  /** A request for every slot, as it always is. */
+  readonly #requests: Uint32Array;
   sent = 0;
+  /** Called when there may be room on the ring. */
+  onRoom: () => void = () => undefined;
 
   private constructor(pages: SharedPages, tx: FrontRing, channel: EventChannel, bytes: number) {
-    this.#pages = pages;
     this.#tx = tx;
     this.#channel = channel;
-    this.#frameBytes = bytes;
+    this.#requests = new Uint32Array(tx.size * 3);
+    for (const [id, ref] of pages.refs.entries()) {
+      this.#requests.set([ref, 0, id | (bytes << 16)], id * 3);
+    }
   }
 
   /** Does a frontend's part of the handshake for interface 0 of `xen`'s domain. */
@@ -32,7 +35,8 @@ export class RingProducer {
     new FrontRing(rxPage, RX_SLOT_BYTES);
     const pages = xen.grants.share(0, tx.size, 'read');
     for (const page of pages.pages) page.bytes.fill(0x5a, 0, frameBytes);
-    const channel = xen.events.allocate(0, () => channel.unmask());
+    const channel = xen.events.allocate(0, () => producer.onRoom());
+    const producer = new RingProducer(pages, tx, channel, frameBytes);
     const base = `/local/domain/${xen.domid}/device/vif/0`;
     const nodes = {
       'tx-ring-ref': String(rings.refs[0]),
@@ -44,7 +48,7 @@ export class RingProducer {
     for (const [name, value] of Object.entries(nodes)) {
       await xen.store.write(`${base}/${name}`, value);
     }
-    return new RingProducer(pages, tx, channel, frameBytes);
+    return producer;
   }
 
   /** Fills the ring and rings the bell. Returns how many frames went in. */
@@ -52,17 +56,25 @@ export class RingProducer {
     const tx = this.#tx;
     tx.rspCons = (tx.rspCons + tx.pendingResponses()) >>> 0;
     const room = tx.freeRequests();
-    const request = this.#request;
-    request.size = this.#frameBytes;
-    for (let index = 0; index < room; index += 1) {
-      const id = tx.reqProd & (tx.size - 1);
-      request.id = id;
-      request.gref = this.#pages.refs[id] as number;
-      writeTxRequest(tx.page, tx.slot(tx.reqProd), request);
-      tx.reqProd = (tx.reqProd + 1) >>> 0;
-    }
+    const first = Math.min(room, tx.size - (tx.reqProd & (tx.size - 1)));
+    this.#write(first);
+    if (room > first) this.#write(room - first);
     if (room > 0 && tx.pushRequests()) this.#channel.notify();
     this.sent += room;
     return room;
+  }
+
+  /** Has `onRoom` called as soon as the backend has answered something. */
+  awaitRoom(): void {
+    if (this.#tx.requestEvent() > 0) this.onRoom();
+    this.#channel.unmask();
+  }
+
+  /** Writes the next `count` requests, which lie in one piece. */
+  #write(count: number): void {
+    const tx = this.#tx;
+    const slot = tx.reqProd & (tx.size - 1);
+    tx.page.writeWords(tx.slot(tx.reqProd), this.#requests, slot * 3, count * 3);
+    tx.reqProd = (tx.reqProd + count) >>> 0;
   }
 }

@@ -33,9 +33,18 @@ while (netback.get(guest.domid, 0)?.status.backendState !== 2) {
 }
 const producer = await RingProducer.connect(guestXen, frameBytes);
 
-function turn(): void {
-  if (server.frames.streams > 0 && server.frames.waitingBytes < WAITING_BYTES_MAX) producer.turn();
-  setImmediate(turn);
+/** Sends while somebody listens and keeps up; looks again at every turn while nobody does. */
+function send(): void {
+  if (server.frames.streams > 0 && server.frames.waitingBytes < WAITING_BYTES_MAX) {
+    producer.turn();
+    producer.awaitRoom();
+  } else {
+    setImmediate(send);
+  }
 }
-turn();
+producer.onRoom = send;
+send();
+process.on('SIGUSR2', () =>
+  process.stderr.write(`${JSON.stringify(process.cpuUsage())} ${producer.sent}\n`),
+);
 console.log(`127.0.0.1:${port}`);

@@ -13,7 +13,7 @@ import {
   EXTRA_TYPE_MCAST_DEL,
   GSO_TYPE_TCPV4,
   GSO_TYPE_TCPV6,
-  readExtra,
+  parseExtra,
 } from '../../ring/netif-extra.js';
 import {
   readTxRequest,
@@ -22,7 +22,6 @@ import {
   TX_EXTRA_INFO,
   TX_MORE_DATA,
 } from '../../ring/netif-tx.js';
-import type { BackRing } from '../../ring/shared-ring.js';
 import { PAGE_SIZE } from '../../xen/xen.js';
 import {
   CHECKSUM_BLANK,
@@ -55,7 +54,6 @@ export interface TxParserOptions {
 }
 
 export class TxParser {
-  readonly #ring: BackRing;
   readonly #scratch: TxScratch;
   readonly #options: TxParserOptions;
   /** Slots and packets parsed by the last `parse`. */
@@ -67,14 +65,13 @@ export class TxParser {
   #gsoFlags = 0;
   #multicastFault: string | undefined;
 
-  constructor(ring: BackRing, scratch: TxScratch, options: TxParserOptions) {
-    this.#ring = ring;
+  constructor(scratch: TxScratch, options: TxParserOptions) {
     this.#scratch = scratch;
     this.#options = options;
   }
 
   /**
-   * Parses what fits in one batch of the `pending` requests. Returns the fault that ends the ring's
+   * Parses what fits in one batch of the `pending` requests in `TxScratch.requests`. Returns the fault that ends the ring's
    * life, if there is one: the packets before it are whole.
    */
   parse(pending: number): ProtocolError | undefined {
@@ -111,7 +108,7 @@ export class TxParser {
     const scratch = this.#scratch;
     const { head } = scratch;
     const first = this.slots;
-    readTxRequest(this.#ring.page, this.#ring.slot(this.#ring.reqCons + first), head);
+    readTxRequest(scratch.requests, first, head);
     if (!this.#mayPass(head.size)) return 0;
     scratch.slotIds[first] = head.id;
     scratch.slotKinds[first] = DATA_SLOT;
@@ -151,7 +148,7 @@ export class TxParser {
       if (fragments >= FRAGMENTS_TOLERATED) {
         throw new ProtocolError('CHAIN_TOO_LONG', `A packet has over ${fragments} fragments.`);
       }
-      readTxRequest(this.#ring.page, this.#ring.slot(this.#ring.reqCons + first + slots), fragment);
+      readTxRequest(scratch.requests, first + slots, fragment);
       if (fragment.offset + fragment.size > PAGE_SIZE) {
         throw new ProtocolError('FRAGMENT_CROSSES_PAGE', 'A fragment does not lie in its page.');
       }
@@ -188,7 +185,7 @@ export class TxParser {
    * with a multicast extra is no frame: it only carries the extra (netif.h, "dummy requests").
    */
   #parseExtras(first: number, available: number): number {
-    const { extra, slotIds, slotKinds } = this.#scratch;
+    const { extra, requests, slotIds, slotKinds } = this.#scratch;
     let count = 0;
     let gsoSize = 0;
     let gsoType = 0;
@@ -201,7 +198,8 @@ export class TxParser {
       if (count >= available) {
         throw new ProtocolError('EXTRA_MISSING', 'An extra was announced and is not there.');
       }
-      readExtra(this.#ring.page, this.#ring.slot(this.#ring.reqCons + first + count), extra);
+      const word = (first + count) * 3;
+      parseExtra(requests[word] as number, requests[word + 1] as number, extra);
       if (extra.type === 0 || extra.type >= EXTRA_TYPE_MAX) {
         throw new ProtocolError('EXTRA_TYPE_INVALID', `An extra has the type ${extra.type}.`);
       }

@@ -23,6 +23,7 @@ import { CHECKSUM_BLANK, GSO_MASK, gsoSizeOf, gsoTypeOf } from '../frame-batch.j
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import { EXTRA_SLOT, NO_FRAME, TxParser, type TxParserOptions } from './tx-parser.js';
+import { answerPlain, parsePlain } from './tx-plain.js';
 import type { TxScratch } from './tx-scratch.js';
 
 /** What a queue shares with the others of its vif. */
@@ -53,7 +54,7 @@ export class TxQueue {
     this.#scratch = scratch;
     this.#metrics = metrics;
     this.#options = options;
-    this.#parser = new TxParser(this.ring, scratch, options);
+    this.#parser = new TxParser(scratch, options);
   }
 
   /** How long the rate limit holds back what is on the ring, in milliseconds; 0 when it does not. */
@@ -69,15 +70,53 @@ export class TxQueue {
    * @throws ProtocolError when the ring makes no sense. What came before the fault is answered.
    */
   consume(notify: () => void): number {
-    const pending = this.ring.pendingRequests();
+    const { ring } = this;
+    const pending = ring.pendingRequests();
     this.#parser.throttledBytes = 0;
     if (pending === 0) return 0;
+    ring.readRequests(this.#scratch.requests, pending);
+    const plain = this.#consumePlain(pending, notify);
+    if (plain > 0) return plain;
     const fault = this.#parser.parse(pending);
     this.#copy();
     this.#handOn();
     this.#answer(notify);
     if (fault !== undefined) throw fault;
     return this.#parser.slots;
+  }
+
+  /**
+   * Takes what is plain and went well, without a look at what it could have been; 0 where something
+   * was not, and then nothing has been done.
+   */
+  #consumePlain(pending: number, notify: () => void): number {
+    const { bucket, deliver, domid, isDown } = this.#options;
+    if (isDown() || bucket() !== undefined) return 0;
+    const scratch = this.#scratch;
+    const count = parsePlain(scratch, domid, pending);
+    if (count === 0 || !this.#copiesWell()) return 0;
+    const { batch } = scratch;
+    this.#metrics.tx.count(count, batch.totalBytes);
+    batch.timeNs = frameTimeNs();
+    deliver(batch);
+    const { ring } = this;
+    const oldRspProd = ring.rspProd;
+    answerPlain(scratch, count);
+    ring.writeResponses(scratch.requests, count);
+    ring.reqCons = (ring.reqCons + count) >>> 0;
+    if (ring.pushResponses(oldRspProd)) notify();
+    return count;
+  }
+
+  #copiesWell(): boolean {
+    const { copies } = this.#scratch;
+    try {
+      this.#grants.copy(copies);
+    } catch (error) {
+      if (error instanceof GrantError) return false;
+      throw error;
+    }
+    return copies.allOkay;
   }
 
   #copy(): void {

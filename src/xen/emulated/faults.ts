@@ -18,6 +18,8 @@ export class Faults {
    * processors may do while one of them copies.
    */
   duringCopy: ((segment: number) => void) | undefined;
+  /** Whether anything is to fail. */
+  isActive = false;
   #rates: FaultRates = {};
   readonly #counts: Record<FaultKind, number> = {
     grantMap: 0,
@@ -30,6 +32,7 @@ export class Faults {
   /** Replaces all rates and starts every count anew; `{}` ends the injection. */
   set(rates: FaultRates): void {
     this.#rates = rates;
+    this.isActive = Object.keys(rates).length > 0;
     for (const kind of Object.keys(this.#counts) as FaultKind[]) this.#counts[kind] = 0;
   }
 

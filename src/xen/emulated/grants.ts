@@ -45,7 +45,6 @@ export type ProcessState = 'running' | 'closed' | 'killed';
 
 /** The same bytes as `CopyBatch.segments`, in the widths that the fields have. */
 interface SegmentFields {
-  readonly u16: Uint16Array;
   readonly i16: Int16Array;
   readonly u32: Uint32Array;
 }
@@ -57,7 +56,6 @@ function fieldsOf(batch: CopyBatch): SegmentFields {
   if (known !== undefined) return known;
   const { buffer, byteOffset, byteLength } = batch.segments;
   const fields = {
-    u16: new Uint16Array(buffer, byteOffset, byteLength / 2),
     i16: new Int16Array(buffer, byteOffset, byteLength / 2),
     u32: new Uint32Array(buffer, byteOffset, byteLength / 4),
   };
@@ -101,25 +99,39 @@ export class EmulatedGrants implements Grants {
 
   copy(batch: CopyBatch): void {
     if (this.#state !== 'running') this.#checkRunning('copy');
-    const { u16, i16, u32 } = fieldsOf(batch);
-    const { bytes } = this.#machine.memory;
+    const { i16, u32 } = fieldsOf(batch);
+    const { faults } = this.#machine;
+    const { bytes, copies } = this.#machine.memory;
+    // Where something is to happen in the midst of it, each copy is made by itself.
+    const isUndisturbed = faults.duringCopy === undefined && !faults.isActive;
+    copies.clear();
     const own = this.#own.domid;
     const count = batch.count;
     let table: GrantTable | undefined;
     let tableDomid = -1;
+    // Local memory that is known to be ours: segments mostly lie one behind the other.
+    let oursFrom = 0;
+    let oursUntil = 0;
     for (let index = 0; index < count; index++) {
-      const flags = u16[index * 12 + 9] as number;
-      const length = u16[index * 12 + 8] as number;
+      const word = index * 6;
+      const lengthAndFlags = u32[word + 4] as number;
+      const flags = lengthAndFlags >>> 16;
+      const length = lengthAndFlags & 0xffff;
       const toGrant = flags === DESTINATION_IS_GRANT;
       if (!toGrant && flags !== SOURCE_IS_GRANT) {
         throw new MisuseError(`Segment ${index} has flags ${flags}; one side must be a grant.`);
       }
-      const grantWord = toGrant ? index * 6 + 2 : index * 6;
-      const localWord = toGrant ? index * 6 : index * 6 + 2;
-      const offset = u16[grantWord * 2 + 2] as number;
-      const domid = u16[grantWord * 2 + 3] as number;
+      const grantWord = toGrant ? word + 2 : word;
+      const localWord = toGrant ? word : word + 2;
+      const offsetAndDomid = u32[grantWord + 1] as number;
+      const offset = offsetAndDomid & 0xffff;
+      const domid = offsetAndDomid >>> 16;
       const local = u32[localWord] as number;
-      if (u32[localWord + 1] !== 0 || !this.#memory.isAllocated(local, length)) {
+      if (local < oursFrom || local + length > oursUntil) {
+        oursFrom = local;
+        oursUntil = this.#memory.allocatedUntil(local);
+      }
+      if (u32[localWord + 1] !== 0 || local + length > oursUntil) {
         throw new MisuseError(`Segment ${index}: ${length} bytes at ${local} are not ours.`);
       }
       if (domid !== tableDomid) {
@@ -132,18 +144,26 @@ export class EmulatedGrants implements Grants {
         if (offset + length > PAGE_SIZE) {
           throw new MisuseError(`Segment ${index}: ${length} bytes at ${offset} leave the page.`);
         }
-        this.#machine.faults.duringCopy?.(index);
+        if (faults.duringCopy !== undefined) {
+          faults.duringCopy(index);
+          // Whatever was known may have changed meanwhile.
+          oursUntil = 0;
+        }
         const page =
           table === undefined
             ? GNTST_BAD_DOMAIN
             : table.resolve(u32[grantWord] as number, own, toGrant);
         if (page < 0) status = page;
-        else if (this.#machine.faults.strikes('grantCopy')) status = GNTST_GENERAL_ERROR;
+        else if (isUndisturbed) {
+          if (toGrant) copies.add(local, page + offset, length);
+          else copies.add(page + offset, local, length);
+        } else if (faults.isActive && faults.strikes('grantCopy')) status = GNTST_GENERAL_ERROR;
         else if (toGrant) bytes.copyWithin(page + offset, local, local + length);
         else bytes.copyWithin(local, page + offset, page + offset + length);
       }
       i16[index * 12 + 10] = status;
     }
+    copies.run();
   }
 
   share(domid: number, count: number, access: 'read' | 'write', notice?: EndNotice): SharedPages {

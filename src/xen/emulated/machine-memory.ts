@@ -6,6 +6,7 @@
 import { LocalMemory, type LocalRegion } from '../local-memory.js';
 import { Page } from '../page.js';
 import { PAGE_SIZE } from '../xen.js';
+import { allocateKernelMemory, CopyList } from './copy-kernel.js';
 import { type ReadHook, WatchedPage } from './watched-page.js';
 
 /**
@@ -48,14 +49,19 @@ export class Frame {
 export class MachineMemory {
   readonly buffer: ArrayBuffer;
   readonly bytes: Uint8Array;
+  /** Copies inside this memory that are to be made together. */
+  readonly copies: CopyList;
   readonly #allocator: LocalMemory;
   /** Everything from here on was never given out, and so is still zero. */
   #untouchedFrom = 0;
 
   constructor(bytes: number) {
-    this.buffer = new ArrayBuffer(Math.ceil(bytes / PAGE_SIZE) * PAGE_SIZE);
+    const memory = allocateKernelMemory(bytes);
+    this.buffer = memory.buffer;
+    this.copies = new CopyList(memory);
     this.bytes = new Uint8Array(this.buffer);
-    // The first page is never given out: address 0 stays wrong, as it is in a process.
+    // The first page is never given out: address 0 stays wrong, as it is in a process. The list of
+    // copies lies there.
     const length = this.buffer.byteLength - PAGE_SIZE;
     this.#allocator = new LocalMemory(this.buffer, 0n, PAGE_SIZE, length);
   }

@@ -45,6 +45,12 @@ export class WatchedPage extends Page {
     return value;
   }
 
+  override readWords(offset: number, target: Uint32Array, start: number, count: number): void {
+    for (let word = 0; word < count; word += 1) {
+      target[start + word] = this.readU32(offset + word * 4);
+    }
+  }
+
   override readU8(offset: number): number {
     const value = super.readU8(offset);
     this.#onRead(offset, 1);

@@ -64,7 +64,9 @@ describe('slots lie where Xen’s headers have them', () => {
     expect(view.getUint16(at.id, true)).toBe(request.id);
     expect(view.getUint16(at.length, true)).toBe(request.size);
     const copy = { gref: 0, offset: 0, flags: 0, id: 0, size: 0 };
-    tx.readTxRequest(page, 0, copy);
+    const words = new Uint32Array(3);
+    page.readWords(0, words, 0, words.length);
+    tx.readTxRequest(words, 0, copy);
     expect(copy).toEqual(request);
   });
 

@@ -156,7 +156,9 @@ export class RawBackend {
     const extras: [number, number][] = [];
     for (let more = true; more; ) {
       const request = { gref: 0, offset: 0, flags: 0, id: 0, size: 0 };
-      readTxRequest(ring.page, ring.slot(ring.reqCons), request);
+      const words = new Uint32Array(3);
+      ring.readRequests(words, 1);
+      readTxRequest(words, 0, request);
       ring.reqCons += 1;
       requests.push(request);
       more = (request.flags & 4) !== 0;

@@ -4,7 +4,7 @@ import { EventChannelError, MisuseError } from '../../../../src/errors.js';
 import type { Domain } from '../../../../src/xen/emulated/domain.js';
 import type { EmulatedXen } from '../../../../src/xen/emulated/emulated-xen.js';
 import { Hypervisor } from '../../../../src/xen/emulated/hypervisor.js';
-import { EventDelivery, PortTable } from '../../../../src/xen/emulated/port-table.js';
+import { EventDelivery, type Port, PortTable } from '../../../../src/xen/emulated/port-table.js';
 
 /** Two tables of ports whose events are delivered when the test says so. */
 function machine(portsMax = 8) {
@@ -74,7 +74,7 @@ describe('delivery', () => {
     expect(deliver()).toBe(false);
   });
 
-  test('puts what a handler causes into the next round', () => {
+  test('puts what a handler causes behind what is due', () => {
     const { left, right, deliver } = machine();
     const heard: string[] = [];
     const port = left.allocate(2, () => heard.push('left'));
@@ -83,10 +83,28 @@ describe('delivery', () => {
       right.unmask(end);
       right.notify(end);
     });
+    const other = left.allocate(2, () => {});
+    right.bind(left, other.number, () => heard.push('other'));
     deliver();
-    expect(heard).toEqual(['right']);
-    deliver();
-    expect(heard).toEqual(['right', 'left']);
+    expect(heard).toEqual(['right', 'other', 'left']);
+  });
+
+  test('lets the event loop have its turn when two domains do not come to an end', () => {
+    const { left, right, deliver } = machine();
+    let heard = 0;
+    const port: Port = left.allocate(2, () => {
+      heard += 1;
+      left.unmask(port);
+      left.notify(port);
+    });
+    const end: Port = right.bind(left, port.number, () => {
+      heard += 1;
+      right.unmask(end);
+      right.notify(end);
+    });
+    expect(deliver()).toBe(true);
+    expect(heard).toBeLessThan(20);
+    expect(deliver()).toBe(true);
   });
 
   test('of what came while masked waits for the unmask', () => {

@@ -1,0 +1,76 @@
+/**
+ * The common case of a TX ring by itself: requests that are a frame each, without extras, fragments
+ * or anything to be completed. They become a batch in one pass that knows nothing else. It judges
+ * no request: where one is not plain it stops, and TxParser says what that one is.
+ */
+import {
+  TX_CSUM_BLANK,
+  TX_DATA_VALIDATED,
+  TX_EXTRA_INFO,
+  TX_MORE_DATA,
+} from '../../ring/netif-tx.js';
+import { PAGE_SIZE } from '../../xen/xen.js';
+import {
+  DATA_VALIDATED,
+  DIRECTION_FROM_GUEST,
+  FRAME_BYTES_MIN,
+  writeRunHeader,
+} from '../frame-batch.js';
+import type { TxScratch } from './tx-scratch.js';
+
+const NOT_PLAIN = TX_CSUM_BLANK | TX_MORE_DATA | TX_EXTRA_INFO;
+/** Fewer plain requests than this in front of another are not worth a batch of their own. */
+const PLAIN_MIN = 32;
+/** What is copied at once should still be in the cache when it is copied on. */
+const PLAIN_BYTES_MAX = 256 * 1024;
+/** The longest plain frame, with its tag and length. */
+const PLACE_BYTES_MAX = PAGE_SIZE + 3;
+
+/**
+ * Makes a batch of the first plain ones of `pending` requests, which `scratch.requests` holds, with
+ * the copies that fill it. Returns how many there are; 0 where there are too few.
+ */
+export function parsePlain(scratch: TxScratch, domid: number, pending: number): number {
+  const { batch, copies, requests, staging } = scratch;
+  const { bytes, flags, lengths, offsets } = batch;
+  const end = staging.offset + PLAIN_BYTES_MAX - PLACE_BYTES_MAX;
+  let place = staging.offset;
+  let totalBytes = 0;
+  let count = 0;
+  copies.clear();
+  for (; count < pending && place <= end; count += 1) {
+    const offsetAndFlags = requests[count * 3 + 1] as number;
+    const size = (requests[count * 3 + 2] as number) >>> 16;
+    const offset = offsetAndFlags & 0xffff;
+    const wireFlags = offsetAndFlags >>> 16;
+    if ((wireFlags & NOT_PLAIN) !== 0 || size < FRAME_BYTES_MIN || offset + size > PAGE_SIZE) {
+      if (count < PLAIN_MIN) return 0;
+      break;
+    }
+    const start = writeRunHeader(bytes, place, size);
+    copies.fromGrant(domid, requests[count * 3] as number, offset, start, size);
+    offsets[count] = start;
+    lengths[count] = size;
+    flags[count] =
+      (wireFlags & TX_DATA_VALIDATED) === 0
+        ? DIRECTION_FROM_GUEST
+        : DIRECTION_FROM_GUEST | DATA_VALIDATED;
+    totalBytes += size;
+    place = start + size;
+  }
+  batch.count = count;
+  batch.totalBytes = totalBytes;
+  batch.isRun = true;
+  return count;
+}
+
+/** Turns the first `count` of `scratch.requests` into responses that say OKAY. */
+export function answerPlain(scratch: TxScratch, count: number): void {
+  const { requests } = scratch;
+  for (let slot = 0; slot < count; slot += 1) {
+    // The id in the lower half, RSP_OKAY, which is 0, in the upper; and nothing of ours behind it.
+    requests[slot * 3] = (requests[slot * 3 + 2] as number) & 0xffff;
+    requests[slot * 3 + 1] = 0;
+    requests[slot * 3 + 2] = 0;
+  }
+}
