@@ -41,6 +41,8 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false,
+          // One process for all files, so that they can share a machine: test/lab/shared-machine.ts.
+          isolate: false,
         },
       },
     ],

@@ -11,14 +11,14 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { findCheckout, labFolder } from './assets.js';
 import type { Guest } from './guest.js';
-import { Lab } from './lab.js';
-import { knowEachOther, Pinging } from './pinging.js';
+import type { Lab } from './lab.js';
+import { Pinging } from './pinging.js';
+import { RIGHT as FAR, logFolder, type Pair, servedMachine } from './shared-machine.js';
 import { PREPARATION_MS } from './soak.js';
-import { type Holdings, Xenvifd } from './xenvifd.js';
+import type { Holdings, Xenvifd } from './xenvifd.js';
 
-const logDir = join(import.meta.dirname, 'logs', 'hostile');
-const NEAR = { name: 'near', address: '10.0.0.1', mac: '00:16:3e:00:00:01' } as const;
-const FAR = { name: 'far', address: '10.0.0.2', mac: '00:16:3e:00:00:02' } as const;
+const logDir = logFolder('hostile');
+const HUB = 'hub0';
 const NO_REF = 4_000_000;
 const OKAY = 0;
 const ERROR = -1;
@@ -272,6 +272,8 @@ let daemon: Xenvifd;
 let near: Guest;
 let far: Guest;
 let hostile: Guest;
+/** The vifs of the two others. */
+let honest: readonly string[] = [];
 let pinging: Pinging;
 let vif: string;
 let atFirst: Holdings;
@@ -333,30 +335,28 @@ async function expectStopped(reason: string): Promise<void> {
 
 beforeAll(async () => {
   const program = buildProgram();
-  mkdirSync(logDir, { recursive: true });
-  lab = await Lab.boot({ logDir });
-  daemon = await Xenvifd.start(lab);
+  let pair: Pair;
+  ({ lab, daemon, pair } = await servedMachine());
+  ({ left: near, right: far } = pair);
+  honest = await Promise.all([near, far].map(async (guest) => `vifs/${await guest.domid()}.0`));
   // On a hub the hostile guest hears what the others say, and so has something to receive.
-  await lab.check(`node ${findCheckout()}/clients/cli/bin/xenvif.js switch create hub0 --hub`);
-  const vif0 = 'bridge=hub0';
-  const honest = ({ name, address, mac }: typeof NEAR | typeof FAR) =>
-    lab.createGuest({ name, mac, vif: vif0, address: `${address}/24`, memoryMiB: 128 });
-  const dishonest = lab.createGuest({
-    ...{ name: 'hostile', mac: '00:16:3e:66:66:66', vif: vif0, memoryMiB: 128 },
+  await daemon.createSwitch(HUB, { hub: true });
+  for (const name of honest) await daemon.moveVif(name, HUB);
+  hostile = await lab.createGuest({
+    ...{ name: 'hostile', mac: '00:16:3e:66:66:66', vif: `bridge=${HUB}`, memoryMiB: 128 },
     cmdline: 'lab.netfront=no',
     modules: ['xen-evtchn', 'xen-gntalloc'],
     files: { '/hostile-guest': program },
   });
-  [near, far, hostile] = await Promise.all([honest(NEAR), honest(FAR), dishonest]);
   await hostile.check('insmod /modules/xen-evtchn.ko; insmod /modules/xen-gntalloc.ko');
   vif = `vifs/${await hostile.domid()}.0`;
-  await knowEachOther({ guest: near, ...NEAR }, { guest: far, ...FAR });
   pinging = await Pinging.start(near, FAR.address);
   atFirst = await daemon.holdings();
 }, PREPARATION_MS);
 afterAll(async () => {
-  daemon?.close(join(logDir, 'xenvifd.log'));
-  await lab?.shutdown();
+  daemon?.saveLog(join(logDir, 'xenvifd.log'));
+  for (const name of honest) await daemon?.moveVif(name, 'default');
+  await daemon?.deleteSwitch(HUB);
 });
 
 describe('hostile guests on real Xen', () => {

@@ -34,7 +34,7 @@ interface Report {
 
 /** Makes a peer answer iperf3 as long as it lives. */
 export async function serveIperf(peer: Peer): Promise<void> {
-  await peer.check('iperf3 -s -D');
+  await peer.check('busybox killall iperf3 2>/dev/null; iperf3 -s -D');
 }
 
 /** TCP from `peer` to `address`; with reverse the other way. Ends after `bytes`, or `seconds`. */

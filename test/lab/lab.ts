@@ -88,6 +88,11 @@ export class Lab {
     return new Lab(assets, options.logDir, machine, port);
   }
 
+  /** Whether dom0 is up, as far as is known: until it was shut down, or died. */
+  get running(): boolean {
+    return this.#machine.ending === undefined;
+  }
+
   /** Runs a shell command (bash) in dom0 to its end. */
   async run(command: string, options: RunOptions = {}): Promise<RunResult> {
     return await this.#finish(command, options, this.spawn(command, options));

@@ -4,33 +4,26 @@
  * and the daemon itself is replaced. Each time frames flow in the end, no domain is left as a
  * zombie, and the daemon holds neither a page nor a port nor a descriptor more than before.
  */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { sleep } from './deferred.js';
 import type { Guest } from './guest.js';
-import { Lab } from './lab.js';
+import { serveIperf } from './iperf.js';
+import type { Lab } from './lab.js';
 import { knowEachOther, Pinging } from './pinging.js';
+import { createGuest, LEFT, logFolder, type Pair, RIGHT, servedMachine } from './shared-machine.js';
 import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
-import { type Holdings, Xenvifd } from './xenvifd.js';
+import type { Holdings, Xenvifd } from './xenvifd.js';
 
-const logDir = join(import.meta.dirname, 'logs', 'lifecycle');
-const MOVER = { name: 'mover', address: '10.0.0.1', mac: '00:16:3e:00:00:01' } as const;
-const ANCHOR = { name: 'anchor', address: '10.0.0.2', mac: '00:16:3e:00:00:02' } as const;
+const logDir = logFolder('lifecycle');
+/** The one that is rebooted, moved and destroyed, and the one that stays. */
+const MOVER = LEFT;
+const ANCHOR = RIGHT;
 const REBOOTS = rounds(2, 20);
 const SAVES = rounds(2, 20);
 const ATTACHES = rounds(5, 50);
 const RELOADS = rounds(1, 20);
 const RESTARTS = rounds(1, 10);
-/**
- * Linux's netfront keeps the RX buffers of every interface that it has had, 1 MiB a queue, whatever
- * the backend: it ties a page pool to XDP when a queue connects (xdp_rxq_info_reg_mem_model) and
- * never unties it (xdp_rxq_info_unreg), so that the pool, which has its buffers back, is not freed.
- * Free memory of a guest of two queues, Linux 6.1, an interface attached and detached again: 2118 KiB
- * less a round behind our backend (12 rounds), 2054 KiB behind the kernel's own (5 rounds); no grant
- * was left behind. So 50 attaches need 100 MiB, and as many saves and reloads the same.
- */
-const GUEST_MIB = rounds(160, 320);
 /** Longer than anything here takes, even where emulation has little of the machine. */
 const PATIENCE_MS = 120_000;
 /** A domain's memory goes page by page, and each page is emulated work. */
@@ -42,13 +35,7 @@ let lab: Lab;
 let daemon: Xenvifd;
 let mover: Guest;
 let anchor: Guest;
-
-function createGuest({ name, address, mac }: typeof MOVER | typeof ANCHOR): Promise<Guest> {
-  return lab.createGuest({
-    ...{ name, mac, address: `${address}/24`, memoryMiB: GUEST_MIB, vcpus: 2 },
-    programs: ['/usr/bin/iperf3'],
-  });
-}
+let pair: Pair;
 
 /** Waits until a domain of the name has another id than it had. */
 async function waitForNewDomid(guest: Guest, old: number): Promise<void> {
@@ -107,16 +94,11 @@ function seconds(sinceMs: number): string {
 }
 
 beforeAll(async () => {
-  mkdirSync(logDir, { recursive: true });
-  lab = await Lab.boot({ logDir });
-  daemon = await Xenvifd.start(lab);
-  [mover, anchor] = await Promise.all([createGuest(MOVER), createGuest(ANCHOR)]);
+  ({ lab, daemon, pair } = await servedMachine());
+  ({ left: mover, right: anchor } = pair);
   await expectTraffic();
 }, PREPARATION_MS);
-afterAll(async () => {
-  daemon?.close(join(logDir, 'xenvifd.log'));
-  await lab?.shutdown();
-});
+afterAll(() => daemon?.saveLog(join(logDir, 'xenvifd.log')));
 afterEach(() => {
   expect(daemon.running).toBe(true);
 });
@@ -243,6 +225,7 @@ describe('the life of vifs on real Xen', () => {
       expect(sent).toBeGreaterThan(10);
       expect(await mover.check(carrier)).toBe(carrierBefore);
       expect(await domainState(mover)).toBe('4');
+      expect(daemon.log()).toContain('"adopted":true');
       await daemon.waitForVif(`vifs/${await mover.domid()}.0`, ['connected']);
       await expectHeldAsBefore(before, `${RESTARTS} restarts of the daemon`);
     },
@@ -251,7 +234,7 @@ describe('the life of vifs on real Xen', () => {
 
   test('a guest that is destroyed under load is gone at once, and its pages are free', async () => {
     const before = await daemon.holdings();
-    await anchor.check('iperf3 -s -D');
+    await serveIperf(anchor);
     await mover.check(
       `(iperf3 -c ${ANCHOR.address} -t 60 </dev/null >/tmp/iperf 2>&1 &) ; sleep 3`,
     );
@@ -263,7 +246,8 @@ describe('the life of vifs on real Xen', () => {
     await mover.gone(DOMAIN_GONE_MS);
     console.log(`destroyed under load: nothing left after ${seconds(start)}`);
     expect((await daemon.vifs()).map((vif) => vif.name)).not.toContain(name);
-    mover = await createGuest(MOVER);
+    mover = await createGuest(lab, MOVER);
+    pair.left = mover;
     await expectTraffic();
     await expectNoZombie();
     await expectHeldAsBefore(before, 'a guest destroyed and made again');

@@ -6,20 +6,21 @@
  * queues carry frames.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { sleep } from './deferred.js';
 import { serveIperf, tcp, udp } from './iperf.js';
 import { checksumErrors } from './kernel-counters.js';
-import { Lab } from './lab.js';
+import type { Lab } from './lab.js';
 import { captureChecksums } from './packet-capture.js';
 import { makeNamespace, type Peer } from './peer.js';
 import { QuestionClient } from './question-client.js';
+import { bareMachine, logFolder } from './shared-machine.js';
 import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
 import { makeRandomFile, transfer } from './transfer.js';
 
-const logDir = join(import.meta.dirname, 'logs', 'netfront');
+const logDir = logFolder('netfront');
 const TAP = 'xtap0';
 /** The kernel's name for the interface of domain 0's vif 0. */
 const VIF = 'vif0.0';
@@ -75,11 +76,11 @@ async function expectTransfers(version: 'address' | 'address6'): Promise<string>
 }
 
 beforeAll(async () => {
-  mkdirSync(logDir, { recursive: true });
   const script = join(import.meta.dirname, 'build-dom0-tests.mjs');
   const files = execFileSync(process.execPath, [script], { encoding: 'utf8' }).trim().split('\n');
   const file = files.find((path) => basename(path) === 'netfront-tap.mjs');
-  lab = await Lab.boot({ logDir });
+  lab = await bareMachine();
+  await lab.refreshFiles();
   await lab.loadModules(['xen-netback']);
   // Two queues of ours take more pages than Linux lets a domain grant by default.
   await lab.check('echo 4096 >/sys/module/xen_gntalloc/parameters/limit');
@@ -108,7 +109,8 @@ beforeAll(async () => {
 }, PREPARATION_MS);
 afterAll(async () => {
   if (program !== undefined) writeFileSync(join(logDir, 'netfront-tap.log'), program.errors());
-  await lab?.shutdown();
+  program?.close();
+  await lab?.check('ip netns del ours; ip netns del kernels; true');
 });
 
 describe('our netfront and the kernel’s netback on real Xen', () => {

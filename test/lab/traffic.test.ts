@@ -1,11 +1,11 @@
 /**
- * All kinds of traffic between two Linux guests of two processors, over the daemon's hub on real
+ * All kinds of traffic between two Linux guests of two processors, over the daemon's switch on real
  * Xen: TCP and UDP, IPv4 and IPv6, with each offload of the guests' driver switched off in turn,
  * VLAN tags, jumbo frames, multicast. What arrives is what was sent, by its sum; what is lost is
  * counted; no kernel sees a wrong checksum; and both queues carry frames.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { findCheckout } from './assets.js';
@@ -13,16 +13,14 @@ import { sleep } from './deferred.js';
 import type { Guest } from './guest.js';
 import { serveIperf, tcp, udp } from './iperf.js';
 import { checksumErrors, readCounters, snmp } from './kernel-counters.js';
-import { Lab } from './lab.js';
+import type { Lab } from './lab.js';
 import { captureChecksums } from './packet-capture.js';
-import { knowEachOther } from './pinging.js';
+import { LEFT, logFolder, type Pair, RIGHT, servedMachine } from './shared-machine.js';
 import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
 import { makeRandomFile, transfer } from './transfer.js';
-import { type StatsView, Xenvifd } from './xenvifd.js';
+import type { StatsView, Xenvifd } from './xenvifd.js';
 
-const logDir = join(import.meta.dirname, 'logs', 'traffic');
-const LEFT = { name: 'left', address: '10.0.0.1', mac: '00:16:3e:00:00:01' } as const;
-const RIGHT = { name: 'right', address: '10.0.0.2', mac: '00:16:3e:00:00:02' } as const;
+const logDir = logFolder('traffic');
 const LEFT6 = 'fd00::1';
 const RIGHT6 = 'fd00::2';
 const FILE_MIB = rounds(1, 16);
@@ -66,29 +64,19 @@ function dropsOf(stats: StatsView, direction: 'tx' | 'rx'): number {
 }
 
 beforeAll(async () => {
-  mkdirSync(logDir, { recursive: true });
-  lab = await Lab.boot({ logDir });
-  daemon = await Xenvifd.start(lab);
-  const create = ({ name, address, mac }: typeof LEFT | typeof RIGHT) =>
-    lab.createGuest({
-      ...{ name, mac, address: `${address}/24`, vcpus: 2, vif: 'mtu=9000' },
-      programs: ['/usr/bin/iperf3', '/usr/sbin/ethtool', '/usr/bin/tcpdump'],
-      modules: ['8021q'],
-    });
-  [left, right] = await Promise.all([create(LEFT), create(RIGHT)]);
-  await knowEachOther({ guest: left, ...LEFT }, { guest: right, ...RIGHT });
+  let pair: Pair;
+  ({ lab, daemon, pair } = await servedMachine());
+  ({ left, right } = pair);
   leftVif = `vifs/${await left.domid()}.0`;
   rightVif = `vifs/${await right.domid()}.0`;
-  // The driver takes the toolstack's MTU as the interface's; the usual one is where tests start.
-  await both('ip link set eth0 mtu 1500');
-  await left.check(`ip -6 address add ${LEFT6}/64 dev eth0`);
-  await right.check(`ip -6 address add ${RIGHT6}/64 dev eth0`);
+  await left.check(`ip -6 address replace ${LEFT6}/64 dev eth0`);
+  await right.check(`ip -6 address replace ${RIGHT6}/64 dev eth0`);
   await serveIperf(right);
   await Promise.all([makeRandomFile(left, FILE_MIB), makeRandomFile(right, FILE_MIB)]);
 }, PREPARATION_MS);
 afterAll(async () => {
-  daemon?.close(join(logDir, 'xenvifd.log'));
-  await lab?.shutdown();
+  daemon?.saveLog(join(logDir, 'xenvifd.log'));
+  await right?.check('busybox killall iperf3; true');
 });
 
 describe('traffic between guests on real Xen', () => {

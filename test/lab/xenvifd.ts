@@ -32,6 +32,21 @@ export interface VifView {
   readonly features: Readonly<Record<string, unknown>>;
 }
 
+/** A port as the SDK tells of it, as far as tests look. */
+export interface PortView {
+  readonly name: string;
+  readonly id: string;
+  readonly kind: string;
+  readonly mac: string;
+  readonly received: DirectionView;
+  readonly sent: DirectionView;
+}
+
+export interface TapOptions {
+  readonly interface: string;
+  readonly mirror?: { readonly sources: readonly string[] };
+}
+
 export interface DirectionView {
   readonly packets: number;
   readonly bytes: number;
@@ -123,10 +138,9 @@ export class Xenvifd {
     return this.#process?.running === true;
   }
 
-  /** Ends the program beside it, and keeps the log as a file. Never fails. */
-  close(logFile: string): void {
-    this.#questions.close();
-    writeFileSync(logFile, this.log());
+  /** Keeps what it has logged so far. */
+  saveLog(file: string): void {
+    writeFileSync(file, this.log());
   }
 
   async vifs(): Promise<readonly VifView[]> {
@@ -149,6 +163,43 @@ export class Xenvifd {
     const { connectsMin = 0, timeoutMs = 60_000 } = options;
     const answer = await this.#questions.ask('wait', name, phases, connectsMin, timeoutMs);
     return answer as VifView;
+  }
+
+  /** How many streams of frames clients have open. */
+  async frameStreams(): Promise<number> {
+    return Number(await this.#questions.ask('frameStreams'));
+  }
+
+  /** The ports of a switch. */
+  async ports(name: string): Promise<readonly PortView[]> {
+    return (await this.#questions.ask('ports', name)) as PortView[];
+  }
+
+  /** What a switch has learnt: the address, and the last part of the port's name. */
+  async forwardingEntries(name: string): Promise<readonly { mac: string; port: string }[]> {
+    return (await this.#questions.ask('entries', name)) as { mac: string; port: string }[];
+  }
+
+  async createSwitch(id: string, options: { readonly hub: boolean }): Promise<void> {
+    await this.#questions.ask('createSwitch', id, options);
+  }
+
+  async deleteSwitch(name: string): Promise<void> {
+    await this.#questions.ask('deleteSwitch', name);
+  }
+
+  /** Plugs a TAP of dom0's kernel into a switch. */
+  async createTap(name: string, options: TapOptions): Promise<PortView> {
+    return (await this.#questions.ask('createTap', name, options)) as PortView;
+  }
+
+  async deletePort(name: string): Promise<void> {
+    await this.#questions.ask('deletePort', name);
+  }
+
+  /** Moves a vif to another switch, while it is in use. */
+  async moveVif(name: string, to: string): Promise<void> {
+    await this.#questions.ask('moveVif', name, to);
   }
 
   /** Counts mappings and descriptors of its process, and the ports that carry its name. */

@@ -1,6 +1,6 @@
 /**
- * Runs in dom0 as long as a test does and answers questions about the daemon's vifs by the SDK: a
- * JSON document a line, {id, question, parameters} in and {id, value} or {id, error} out.
+ * Runs in dom0 as long as tests do and answers questions about the daemon's vifs and switches by the
+ * SDK: a JSON document a line, {id, question, parameters} in and {id, value} or {id, error} out.
  */
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -46,6 +46,33 @@ const questions = {
       await sleep(POLL_MS);
     }
     throw new Error(`${name} did not come to ${phases.join(' or ')}: ${last}`);
+  },
+  async frameStreams() {
+    return (await client.host.get()).frameStreams;
+  },
+  async ports(name) {
+    return await client.switches.ports(name);
+  },
+  async entries(name) {
+    const found = [];
+    for await (const entry of client.switches.forwardingEntries(name)) found.push(entry);
+    return found;
+  },
+  async createSwitch(id, options) {
+    return await client.switches.create(id, options);
+  },
+  async deleteSwitch(name) {
+    await client.switches.delete(name, { allowMissing: true });
+  },
+  async createTap(name, options) {
+    return await client.switches.createTap(name, options);
+  },
+  async deletePort(name) {
+    await client.switches.deletePort(name, { allowMissing: true });
+  },
+  /** Moves a vif to another switch, while frames flow. */
+  async moveVif(name, to) {
+    return viewOf(await client.vifs.update(name, { switch: to }));
   },
 };
 
