@@ -280,37 +280,3 @@ describe('VLANs of the daemon', () => {
     await closed.end();
   });
 });
-
-/** Whether this kernel has VLAN interfaces: some are built without. */
-async function hasVlanInterfaces(): Promise<boolean> {
-  const space = await NetworkNamespace.create();
-  try {
-    await space.run(...VLAN_INTERFACE, 'link', 'lo', 'name', 'lo.5', 'type', 'vlan', 'id', '5');
-    return true;
-  } catch {
-    return false;
-  } finally {
-    await space.remove();
-  }
-}
-
-const VLAN_INTERFACE = ['ip', 'link', 'add'] as const;
-
-describe('VLAN interfaces of the kernel', async () => {
-  const isPossible = await hasVlanInterfaces();
-
-  test.skipIf(!isPossible)('at a trunk talk to an access port', async () => {
-    const pair = await bySwitch(['--vlan', '5'], ['--trunk', '5,6']);
-    const { link, space } = pair.right;
-    await space.run('ip', 'address', 'flush', 'dev', link);
-    await space.run(...VLAN_INTERFACE, 'link', link, 'name', 'vlan5', 'type', 'vlan', 'id', '5');
-    for (const address of addressesOf(1)) {
-      const flags = address.includes(':') ? ['nodad'] : [];
-      await space.run('ip', 'address', 'add', address, 'dev', 'vlan5', ...flags);
-    }
-    await space.run('ip', 'link', 'set', 'vlan5', 'up');
-    expect(await pings(pair.left, '10.92.0.2', 1472)).toBe(true);
-    expect(await carriesTcp(pair)).toBe(true);
-    await pair.end();
-  });
-});

@@ -6,7 +6,7 @@ import type { SwitchPort } from '../../../src/switch/switch-port.js';
 import { LocalMemory } from '../../../src/xen/local-memory.js';
 import { MemoryNetwork } from '../../support/memory-network.js';
 
-export const BROADCAST = 'ff:ff:ff:ff:ff:ff';
+export { BROADCAST, type FramePlan, frame, mac } from '../../support/ethernet-frames.js';
 
 export interface Station {
   readonly nic: MemoryNetwork;
@@ -44,29 +44,6 @@ export class SwitchScene {
   receivers(): number[] {
     return this.stations.flatMap(({ nic }, index) => (nic.take().length > 0 ? [index] : []));
   }
-}
-
-/** The MAC address of station `number`. */
-export function mac(number: number): string {
-  const digits = number.toString(16).padStart(8, '0');
-  return `02:00:${digits.replace(/..(?!$)/g, '$&:')}`;
-}
-
-export interface FramePlan {
-  /** VLAN tags, the outermost first, each its 16 bits of control information. */
-  readonly tags?: readonly number[];
-  readonly type?: number;
-  readonly payload?: Uint8Array;
-}
-
-/** An Ethernet frame. */
-export function frame(destination: string, source: string, plan: FramePlan = {}): Buffer {
-  const { payload = Buffer.alloc(46, 0xa5), tags = [], type = 0x88b5 } = plan;
-  const address = (text: string) => Buffer.from(text.replaceAll(':', ''), 'hex');
-  const words = [...tags.flatMap((tag) => [0x8100, tag]), type];
-  const header = Buffer.alloc(words.length * 2);
-  for (const [index, word] of words.entries()) header.writeUInt16BE(word, index * 2);
-  return Buffer.concat([address(destination), address(source), header, payload]);
 }
 
 /** How often a port dropped frames of its station's, or frames to it, for a cause. */
