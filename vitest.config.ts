@@ -1,13 +1,28 @@
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 const client = fileURLToPath(new URL('./clients/typescript/src/index.ts', import.meta.url));
 const stack = fileURLToPath(new URL('./clients/typescript/src/stack/index.ts', import.meta.url));
+
+/** Files of the lab that want its machine without the daemon; the last of them ends the machine. */
+const BARE_LAB_FILES = ['netfront.test.ts', 'xen-contract.test.ts', 'lab.test.ts'];
+
+/** Usual but for the lab, whose machine is not to go back and forth between its two forms. */
+class Sequencer extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId, project }: TestSpecification): number =>
+      project.name === 'lab' ? BARE_LAB_FILES.indexOf(basename(moduleId)) : -1;
+    return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
+  }
+}
 
 /** Each kind of test is a project of its own, so that one kind can be run alone. */
 export default defineConfig({
   resolve: { alias: { '@xenvif/client/stack': stack, '@xenvif/client': client } },
   test: {
+    sequence: { sequencer: Sequencer },
     projects: [
       {
         extends: true,
