@@ -118,13 +118,14 @@ export class FrameService {
         else session.take(request);
       }),
     );
-    call.on('end', () =>
-      guard(() => {
-        if (session === undefined) throw openExpected();
-        // A client that has nothing more to say still wants to hear.
-        session.halfClosed();
-      }),
-    );
+    const halfClosed = () => {
+      if (call.cancelled) return;
+      if (session === undefined) throw openExpected();
+      // A client that has nothing more to say still wants to hear.
+      session.halfClosed();
+    };
+    // The call of a client that dies ends as well, and is cancelled within the turn: no farewell.
+    call.on('end', () => setImmediate(() => guard(halfClosed)));
     call.on('cancelled', leave);
     call.on('close', leave);
     call.on('error', leave);

@@ -4,8 +4,11 @@ import { connect, createServer, type Socket } from 'node:net';
 export interface BreakableConnection {
   /** What to connect to instead, `host:port`. */
   readonly address: string;
-  /** Breaks every connection there is; new ones are welcome. */
+  /** Breaks every connection there is. */
   break(): void;
+  /** From now on nobody is let through, until `welcome`. */
+  refuse(): void;
+  welcome(): void;
   close(): Promise<void>;
 }
 
@@ -18,7 +21,12 @@ export async function breakableConnection(target: string): Promise<BreakableConn
     socket.on('error', () => {});
     socket.on('close', () => sockets.delete(socket));
   };
+  let isOpen = true;
   const server = createServer((near) => {
+    if (!isOpen) {
+      near.resetAndDestroy();
+      return;
+    }
     const far = connect(Number(port), host);
     follow(near);
     follow(far);
@@ -34,6 +42,12 @@ export async function breakableConnection(target: string): Promise<BreakableConn
   return {
     address: `127.0.0.1:${address.port}`,
     break: breakAll,
+    refuse: () => {
+      isOpen = false;
+    },
+    welcome: () => {
+      isOpen = true;
+    },
     close: async () => {
       breakAll();
       await new Promise((resolve) => server.close(resolve));

@@ -20,6 +20,11 @@ export interface ClientPortOptions {
   /** Send from any MAC address, as a bridge does. Default: only from the NIC's own. */
   readonly anyMac?: boolean | undefined;
   /**
+   * A secret of at most 128 characters by which the port is had back, also by another process that knows
+   * it. Default: a random one, so that only this NIC can.
+   */
+  readonly resumeKey?: string | undefined;
+  /**
    * Be a mirror: hear copies of what passes other ports, and send nothing. `from-guest` is then what
    * came into the switch at a port, `to-guest` what went out of it there.
    */

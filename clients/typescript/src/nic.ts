@@ -56,7 +56,7 @@ export class Nic implements Network, AsyncIterable<Frame> {
   private constructor(connection: Connection, target: string, options: AttachOptions) {
     this.#connection = connection;
     this.#options = options;
-    const resumeKey = randomUUID();
+    const { resumeKey = randomUUID() } = options;
     this.#call = new ResumingFrameCall(connection, {
       purpose: (before) => attachPurpose(target, options, resumeKey, before),
       stream: options,

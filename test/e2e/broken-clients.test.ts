@@ -1,0 +1,160 @@
+/** Clients of a switch that die or lose their connection: what becomes of their ports, and of others. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Nic, XenvifClient } from '../../clients/typescript/src/index.js';
+import { breakableConnection } from '../support/breakable-connection.js';
+import { type DaemonUnderTest, startDaemon } from '../support/daemon.js';
+
+const BUSY_CLIENT = fileURLToPath(new URL('busy-client.mjs', import.meta.url));
+const MAC = '02:00:00:00:0d:1e';
+const GRACE_MS = 3_000;
+
+let daemon: DaemonUnderTest;
+let client: XenvifClient;
+
+beforeAll(async () => {
+  daemon = await startDaemon();
+  client = await XenvifClient.connect({ address: daemon.address });
+});
+afterAll(async () => {
+  client?.close();
+  await daemon?.stop();
+});
+
+const portsOf = async (name: string) => (await client.switches.ports(name)).map(({ id }) => id);
+
+async function knows(name: string, mac: string): Promise<boolean> {
+  for await (const entry of client.switches.forwardingEntries(name)) {
+    if (entry.mac === mac) return true;
+  }
+  return false;
+}
+
+/** Frames from `from` to `to`, numbered from 0, until `stop` says how many there were. */
+function conversation(from: Nic, to: Nic) {
+  const heard: number[] = [];
+  const source = from.mac.replaceAll(':', '');
+  void to.listen((bytes) => {
+    const frame = Buffer.from(bytes);
+    if (frame.toString('hex', 6, 12) === source) heard.push(frame.readUInt32BE(14));
+  });
+  let isOver = false;
+  const sending = (async () => {
+    const frame = Buffer.alloc(400);
+    frame.write(`${to.mac.replaceAll(':', '')}${source}88b5`, 'hex');
+    let number = 0;
+    for (; !isOver; number += 1) {
+      frame.writeUInt32BE(number, 14);
+      await from.write(frame);
+      if (number % 10 === 9) await sleep(1);
+    }
+    return number;
+  })();
+  // Where a test fails, its client goes under its hands.
+  sending.catch(() => {});
+  const stop = (): Promise<number> => {
+    isOver = true;
+    return sending;
+  };
+  return { heard, stop };
+}
+
+test('a client that is killed in traffic goes with its port, after the grace, and nobody else notices', async () => {
+  await client.switches.create('killed');
+  const [a, b] = [await client.attach('switches/killed'), await client.attach('switches/killed')];
+  const [there, back] = [conversation(a, b), conversation(b, a)];
+  const args = [BUSY_CLIENT, daemon.address, 'switches/killed', 'busy', MAC, String(GRACE_MS)];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  await once(child.stdout, 'data');
+  const exit = once(child, 'exit');
+  child.kill('SIGKILL');
+  await exit;
+  const killedMs = performance.now();
+  // Within the grace the port waits, for its client and for nobody else.
+  expect(await portsOf('killed')).toContain('busy');
+  const impostor = client.attach('switches/killed', { portId: 'busy', mac: MAC });
+  await expect(impostor).rejects.toMatchObject({ code: 'PORT_EXISTS' });
+  expect(await knows('killed', MAC)).toBe(true);
+  await expect.poll(() => portsOf('killed'), { timeout: 20_000 }).not.toContain('busy');
+  expect(performance.now() - killedMs).toBeGreaterThan(GRACE_MS - 500);
+  expect(await knows('killed', MAC)).toBe(false);
+  await sleep(200);
+  const sent = [await there.stop(), await back.stop()];
+  await expect.poll(() => [there.heard.length, back.heard.length]).toEqual(sent);
+  for (const { heard } of [there, back]) {
+    expect(heard).toEqual(Array.from({ length: heard.length }, (_, index) => index));
+    expect(heard.length).toBeGreaterThan(1000);
+  }
+  for (const nic of [a, b]) {
+    expect(nic.lost.frames).toBe(0n);
+    await nic.disconnect();
+  }
+  const complaints = daemon
+    .logs()
+    .split('\n')
+    .filter((line) => /"level":[456]0/.test(line));
+  expect(complaints).toEqual([]);
+  await expect.poll(() => portsOf('killed')).toEqual([]);
+});
+
+describe('a client that loses its connection', () => {
+  test('comes back to its port, address and policy; meanwhile nobody gets it', async () => {
+    await client.switches.create('broken');
+    const fragile = await breakableConnection(daemon.tcp);
+    const away = await XenvifClient.connect({ address: fragile.address });
+    const changes: string[] = [];
+    const place = { portId: 'mine', mac: MAC };
+    const nic = await away.attach('switches/broken', {
+      ...place,
+      policy: { isolated: true },
+      graceMs: 30_000,
+      onStatus: (phase, reason) => changes.push(`${phase} ${reason}`),
+    });
+    const other = await client.attach('switches/broken');
+    const before = (await client.switches.ports('broken')).find(({ id }) => id === 'mine');
+    fragile.refuse();
+    fragile.break();
+    await expect.poll(() => changes).toEqual(['disconnected CONNECTION_LOST']);
+    for (const wanted of [place, { portId: 'mine' }, { ...place, resumeKey: 'guessed' }]) {
+      const taking = client.attach('switches/broken', wanted);
+      await expect(taking).rejects.toMatchObject({
+        code: 'PORT_EXISTS',
+        grpcStatus: 'ALREADY_EXISTS',
+      });
+    }
+    fragile.welcome();
+    await expect
+      .poll(() => changes, { timeout: 20_000 })
+      .toEqual(['disconnected CONNECTION_LOST', 'connected REATTACHED']);
+    const after = (await client.switches.ports('broken')).find(({ id }) => id === 'mine');
+    expect(after).toMatchObject({ mac: MAC, policy: { isolated: true, lockMac: true } });
+    expect(after?.policy).toEqual(before?.policy);
+    expect(nic.name).toBe('switches/broken/ports/mine');
+    const { heard, stop } = conversation(nic, other);
+    await expect.poll(() => heard.length).toBeGreaterThan(10);
+    await stop();
+    await nic.disconnect();
+    await expect.poll(() => portsOf('broken')).not.toContain('mine');
+    away.close();
+    await fragile.close();
+    await other.disconnect();
+  });
+
+  test('gets its port back as another process, too, by a key that both know', async () => {
+    await client.switches.create('restarted');
+    const place = { portId: 'mine', resumeKey: 'kept in a file' };
+    const fragile = await breakableConnection(daemon.tcp);
+    const first = await XenvifClient.connect({ address: fragile.address });
+    const before = await first.attach('switches/restarted', { ...place, graceMs: 30_000 });
+    fragile.refuse();
+    fragile.break();
+    first.close();
+    const after = await client.attach('switches/restarted', place);
+    expect([after.name, after.mac]).toEqual([before.name, before.mac]);
+    await after.disconnect();
+    await fragile.close();
+  });
+});
