@@ -3,6 +3,7 @@
  * truth: what appears there is served, what vanishes is given up, whoever wrote it.
  */
 import type { Logger } from 'pino';
+import { StoreError } from '../../errors.js';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
@@ -59,7 +60,7 @@ export class Netback {
 
   /** Finds the vifs that are there, takes over those that are connected, and follows changes. */
   async start(): Promise<void> {
-    await this.#context.xen.store.mkdir(this.#root);
+    await this.#makeRoot();
     this.#watch = await this.#context.xen.store.watch(this.#root, (path) => this.#onChange(path));
     this.#scanning.request();
     await this.#scanning.settled();
@@ -151,11 +152,20 @@ export class Netback {
     const { store } = this.#context.xen;
     // A store that came back may have lost vifs while we could not see it.
     for (const device of this.#devices.values()) device.look();
-    for (const domid of await store.directory(this.#root)) {
+    for (const domid of await store.directory(this.#root).catch(noneIfMissing)) {
       if (!isId(domid)) continue;
       for (const handle of await this.#handles(domid)) {
         if (isId(handle)) await this.#adopt(Number(domid), Number(handle));
       }
+    }
+  }
+
+  /** A driver domain may not make the directory: the toolstack does, with the first vif. */
+  async #makeRoot(): Promise<void> {
+    try {
+      await this.#context.xen.store.mkdir(this.#root);
+    } catch (error) {
+      if (!(error instanceof StoreError && error.errno === 'EACCES')) throw error;
     }
   }
 
@@ -213,6 +223,11 @@ export class Netback {
   #emit(event: VifEvent, device: NetbackDevice): void {
     for (const listener of this.#listeners) listener(event, device);
   }
+}
+
+function noneIfMissing(error: unknown): string[] {
+  if (error instanceof StoreError && error.errno === 'ENOENT') return [];
+  throw error;
 }
 
 function isId(name: string): boolean {
