@@ -1,7 +1,8 @@
 /**
  * Ports without VLANs of Linux's bridge and of our switch: the same frames come out of both. Where
- * the two differ on purpose, a table says so, and each of its rows is tested too. Ports with VLANs
- * are compared in the lab, whose kernel's bridge knows them: test/lab/dom0/bridge-vlans.node-test.ts.
+ * the two differ on purpose, a table says so, and each of its rows is tested too; all differences are
+ * listed in src/switch/README.md. Ports with VLANs are compared in the lab, whose kernel's bridge
+ * knows them: test/lab/dom0/bridge-vlans.node-test.ts.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { LocalMemory } from '../../src/xen/local-memory.js';

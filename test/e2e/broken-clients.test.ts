@@ -4,8 +4,9 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Nic, XenvifClient } from '../../clients/typescript/src/index.js';
+import { XenvifClient } from '../../clients/typescript/src/index.js';
 import { breakableConnection } from '../support/breakable-connection.js';
+import { conversation } from '../support/conversation.js';
 import { type DaemonUnderTest, startDaemon } from '../support/daemon.js';
 
 const BUSY_CLIENT = fileURLToPath(new URL('busy-client.mjs', import.meta.url));
@@ -31,35 +32,6 @@ async function knows(name: string, mac: string): Promise<boolean> {
     if (entry.mac === mac) return true;
   }
   return false;
-}
-
-/** Frames from `from` to `to`, numbered from 0, until `stop` says how many there were. */
-function conversation(from: Nic, to: Nic) {
-  const heard: number[] = [];
-  const source = from.mac.replaceAll(':', '');
-  void to.listen((bytes) => {
-    const frame = Buffer.from(bytes);
-    if (frame.toString('hex', 6, 12) === source) heard.push(frame.readUInt32BE(14));
-  });
-  let isOver = false;
-  const sending = (async () => {
-    const frame = Buffer.alloc(400);
-    frame.write(`${to.mac.replaceAll(':', '')}${source}88b5`, 'hex');
-    let number = 0;
-    for (; !isOver; number += 1) {
-      frame.writeUInt32BE(number, 14);
-      await from.write(frame);
-      if (number % 10 === 9) await sleep(1);
-    }
-    return number;
-  })();
-  // Where a test fails, its client goes under its hands.
-  sending.catch(() => {});
-  const stop = (): Promise<number> => {
-    isOver = true;
-    return sending;
-  };
-  return { heard, stop };
 }
 
 test('a client that is killed in traffic goes with its port, after the grace, and nobody else notices', async () => {
