@@ -1,12 +1,14 @@
 /** The commands for switches and ports, as processes against a real daemon and the kernel's TAPs. */
 import { execFile, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readCapture } from '../../clients/cli/src/capture-reader.js';
 import { COMMAND, CommandUnderTest, EXAMPLES, ended, linesOf } from '../support/command.js';
 import { type DaemonUnderTest, startDaemon } from '../support/daemon.js';
 import { interfaceExists, requireNamespaces } from '../support/network-namespaces.js';
+import { seededRandom } from '../support/random.js';
 
 let daemon: DaemonUnderTest;
 const command = new CommandUnderTest(() => daemon.address);
@@ -138,6 +140,23 @@ describe('xenvif tap', () => {
   });
 });
 
+/** A capture in the old format (draft-ietf-opsawg-pcap). */
+function pcapOf(frames: readonly Buffer[]): Buffer {
+  const header = Buffer.alloc(24);
+  header.writeUInt32LE(0xa1b2c3d4, 0);
+  header.writeUInt16LE(2, 4);
+  header.writeUInt16LE(4, 6);
+  header.writeUInt32LE(65_535, 16);
+  header.writeUInt32LE(1, 20);
+  const records = frames.flatMap((frame) => {
+    const record = Buffer.alloc(16);
+    record.writeUInt32LE(frame.length, 8);
+    record.writeUInt32LE(frame.length, 12);
+    return [record, frame];
+  });
+  return Buffer.concat([header, ...records]);
+}
+
 describe('xenvif capture', () => {
   it('prints what passes a port, each frame with its way, and goes without a trace', async () => {
     const { code, stdout } = await xenvif('capture', 'default/vif-1.0', '--count', '6');
@@ -187,6 +206,32 @@ describe('xenvif capture', () => {
     expect(stdout).toBe('0x88b5\n0x88b5\n');
     await xenvif('port', 'rm', `heard/${name}`);
     await xenvif('switch', 'rm', 'heard');
+  });
+
+  it('holds exactly the frames that passed a mirrored port, in order', async () => {
+    await json('switch', 'create', 'exact');
+    const tap = `${prefix}3`;
+    await json('tap', 'create', 'exact', '--interface', tap);
+    const random = seededRandom(4);
+    const frames = Array.from({ length: 400 }, (_, number) => {
+      const frame = Buffer.alloc(18 + random.below(1496), number);
+      frame.write('0200000000fe02000000007788b5', 'hex');
+      frame.writeUInt32BE(number, 14);
+      return frame;
+    });
+    const [sent, captured] = ['sent.pcap', 'captured.pcapng'].map((name) =>
+      join(daemon.directory, name),
+    ) as [string, string];
+    writeFileSync(sent, pcapOf(frames));
+    const args = ['capture', `exact/${tap}`, '--filter', 'ether proto 0x88b5', '-w', captured];
+    const capturing = xenvif(...args, '--count', String(frames.length));
+    await expect.poll(async () => (await json('port', 'ls', 'exact')).length).toBe(2);
+    expect((await xenvif('inject', 'switches/exact', sent)).code).toBe(0);
+    expect((await capturing).stderr).toContain(`${frames.length} frames, `);
+    const found = readCapture(readFileSync(captured)).map(({ data }) => data);
+    expect(found.map((data) => data.length)).toEqual(frames.map(({ length }) => length));
+    expect(Buffer.concat(found).equals(Buffer.concat(frames))).toBe(true);
+    await xenvif('port', 'rm', `exact/${tap}`);
   });
 
   it('is read live by tshark', async () => {
