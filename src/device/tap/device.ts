@@ -108,7 +108,7 @@ export class TapDevice extends NetworkBase {
   /**
    * Makes an interface, or takes one up that exists.
    * @throws InvalidArgumentError TAP_NAME_INVALID, TAP_MTU_INVALID, TAP_OWNER_INVALID.
-   * @throws UnavailableError TAP_UNAVAILABLE (no /dev/net/tun), TAP_DENIED (no right to the device
+   * @throws FailedPreconditionError TAP_UNAVAILABLE (no /dev/net/tun), TAP_DENIED (no right to the device
    *   or to change the interface), TAP_FAILED (whatever else the kernel answers).
    * @throws AlreadyExistsError TAP_BUSY (in use), TAP_NAME_TAKEN (by an interface of another kind).
    * @throws GrantError when local memory is short.

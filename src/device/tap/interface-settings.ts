@@ -4,7 +4,7 @@
  * an interface that was moved to another namespace is not found any more.
  */
 import { closeSync } from 'node:fs';
-import { UnavailableError } from '../../errors.js';
+import { FailedPreconditionError } from '../../errors.js';
 import { formatMac } from '../../wire/ethernet.js';
 import { lastErrno, libc } from '../../xen/native/library.js';
 import {
@@ -38,13 +38,15 @@ export class InterfaceSettings {
   readonly #name: string;
   readonly #socket: number;
 
-  /** @throws UnavailableError TAP_FAILED when there can be no socket. */
+  /** @throws FailedPreconditionError TAP_FAILED when there can be no socket. */
   constructor(name: string) {
     this.#name = name;
     this.#socket = openSocket(AF_INET, SOCK_DGRAM_CLOEXEC, 0);
     if (this.#socket < 0) {
       const errno = lastErrno();
-      throw new UnavailableError('TAP_FAILED', `No socket to set ${name} up: ${errno}.`, { errno });
+      throw new FailedPreconditionError('TAP_FAILED', `No socket to set ${name} up: ${errno}.`, {
+        errno,
+      });
     }
   }
 

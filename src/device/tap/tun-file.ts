@@ -6,8 +6,8 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import {
   AlreadyExistsError,
+  FailedPreconditionError,
   InvalidArgumentError,
-  UnavailableError,
   type XenvifError,
 } from '../../errors.js';
 import { lastErrno, libc } from '../../xen/native/library.js';
@@ -49,7 +49,7 @@ export class TunFile {
   /**
    * Attaches to the interface `name`, which is made if it does not exist. A name that ends in `%d`
    * has the first free number put there.
-   * @throws InvalidArgumentError TAP_NAME_INVALID; UnavailableError TAP_UNAVAILABLE, TAP_DENIED,
+   * @throws InvalidArgumentError TAP_NAME_INVALID; FailedPreconditionError TAP_UNAVAILABLE, TAP_DENIED,
    *   TAP_FAILED; AlreadyExistsError TAP_BUSY, TAP_NAME_TAKEN.
    */
   constructor(name: string) {
@@ -115,11 +115,11 @@ export function interfaceRequest(name: string): Uint8Array<ArrayBuffer> {
 }
 
 /** The error of the call just made on an interface: it must be asked for before the next call. */
-export function interfaceError(name: string, failure: string): UnavailableError {
+export function interfaceError(name: string, failure: string): FailedPreconditionError {
   const errno = lastErrno();
   const denied = errno === 'EPERM' || errno === 'EACCES';
   const text = `The interface ${name} cannot be used: ${failure} (${errno}).`;
-  return new UnavailableError(denied ? 'TAP_DENIED' : 'TAP_FAILED', text, { name, errno });
+  return new FailedPreconditionError(denied ? 'TAP_DENIED' : 'TAP_FAILED', text, { name, errno });
 }
 
 /** The rules of Linux' dev_valid_name, and no character that a shell or a log would stumble on. */
@@ -139,7 +139,7 @@ function openDevice(): number {
   } catch (error) {
     const errno = String((error as NodeJS.ErrnoException).code);
     const denied = errno === 'EPERM' || errno === 'EACCES';
-    throw new UnavailableError(
+    throw new FailedPreconditionError(
       denied ? 'TAP_DENIED' : 'TAP_UNAVAILABLE',
       `${TUN_DEVICE} cannot be opened: ${errno}. ${
         denied
@@ -147,7 +147,6 @@ function openDevice(): number {
           : 'Load the kernel module for it: modprobe tun.'
       }`,
       { device: TUN_DEVICE, errno },
-      { cause: error },
     );
   }
 }
@@ -168,13 +167,13 @@ function attachError(name: string, errno: string): XenvifError {
         metadata,
       );
     case 'EPERM':
-      return new UnavailableError(
+      return new FailedPreconditionError(
         'TAP_DENIED',
         `The interface ${name} needs CAP_NET_ADMIN, or a persistent TAP owned by this user (id ${process.getuid?.()}).`,
         metadata,
       );
     default:
-      return new UnavailableError(
+      return new FailedPreconditionError(
         'TAP_FAILED',
         `The interface ${name} cannot be made: ${errno}.`,
         metadata,

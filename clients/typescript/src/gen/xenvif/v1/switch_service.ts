@@ -3259,7 +3259,8 @@ export const SwitchServiceService = {
    * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
    * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
    * (PORT_EXISTS, TAP_BUSY, TAP_NAME_TAKEN, NETFRONT_BUSY), INVALID_ARGUMENT (PORT_ID_INVALID,
-   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED).
+   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED,
+   * TAP_FAILED).
    */
   createPort: {
     path: "/xenvif.v1.SwitchService/CreatePort" as const,
@@ -3326,7 +3327,8 @@ export interface SwitchServiceServer extends UntypedServiceImplementation {
    * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
    * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
    * (PORT_EXISTS, TAP_BUSY, TAP_NAME_TAKEN, NETFRONT_BUSY), INVALID_ARGUMENT (PORT_ID_INVALID,
-   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED).
+   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED,
+   * TAP_FAILED).
    */
   createPort: handleUnaryCall<CreatePortRequest, CreatePortResponse>;
   /** Lists the ports of a switch, with what each has counted. */
@@ -3431,7 +3433,8 @@ export interface SwitchServiceClient extends Client {
    * Plugs a TAP interface of this machine's kernel, an interface of this domain's own, or a mirror
    * into a switch. Errors: NOT_FOUND (SWITCH_NOT_FOUND, NETFRONT_NOT_FOUND), ALREADY_EXISTS
    * (PORT_EXISTS, TAP_BUSY, TAP_NAME_TAKEN, NETFRONT_BUSY), INVALID_ARGUMENT (PORT_ID_INVALID,
-   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED).
+   * TAP_NAME_INVALID, ...), FAILED_PRECONDITION (TAP_UNAVAILABLE, TAP_DENIED,
+   * TAP_FAILED).
    */
   createPort(
     request: CreatePortRequest,

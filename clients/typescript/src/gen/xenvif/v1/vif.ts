@@ -214,7 +214,8 @@ export interface VifSpec {
     | undefined;
   /**
    * The switch that the vif is a port of, `switches/<id>`. Empty: the default switch. Where there is
-   * no switch of that name, one is made.
+   * no switch of that name, one is made. A vif of xl's whose bridge is `xenbr0`, which libxl writes
+   * where nobody chooses, is on the default switch unless there is one of that name.
    */
   switch: string;
   /** What the port on that switch allows. */
