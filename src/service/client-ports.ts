@@ -105,7 +105,8 @@ export class ClientPorts {
     const mirror = wanted?.mirror;
     const mtu = mirror === undefined ? MTU : MIRROR_MTU;
     const nic = new RemoteNic(mac === '' ? randomMac() : mac, mtu);
-    const joined = this.#switches.plugClient(switchId, portId, nic, { policy: text, mirror });
+    const how = { policy: text, mirror, isConnected: () => nic.connected };
+    const joined = this.#switches.plugClient(switchId, portId, nic, how);
     return { switchId, joined, nic, graceMs, resumeKey, cutOff: undefined, timer: undefined };
   }
 

@@ -85,6 +85,7 @@ export class FrameSession {
   /** Says what was granted and begins to listen. */
   start(): void {
     const { lease, options, plain, registry } = this.#parts;
+    lease?.connect((batch) => plain.push(batch, lease.nic.mtu, this.#stream, 0));
     this.#stream.send({
       message: {
         $case: 'opened',
@@ -98,7 +99,6 @@ export class FrameSession {
         },
       },
     });
-    lease?.connect((batch) => plain.push(batch, lease.nic.mtu, this.#stream, 0));
     for (const [index, device] of this.devices.entries()) {
       const end =
         options.mode === FrameMode.ATTACH

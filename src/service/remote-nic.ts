@@ -34,6 +34,11 @@ export class RemoteNic extends NetworkBase {
     this.metrics.reset();
   }
 
+  /** Whether a client is there. */
+  get connected(): boolean {
+    return this.#sink !== undefined;
+  }
+
   /** A client is there, or, with undefined, is gone: then frames for it are dropped and counted. */
   connect(sink: ClientSink | undefined): void {
     this.#sink = sink;

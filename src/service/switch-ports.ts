@@ -12,7 +12,7 @@ const KINDS = {
 };
 
 export function toPort(switchId: string, joined: JoinedPort): Port {
-  const { device, id, kind, mac, mirror, network, policy, port } = joined;
+  const { device, id, isConnected, kind, mac, mirror, network, policy, port } = joined;
   return Port.fromPartial({
     name: `switches/${switchId}/ports/${id}`,
     kind: KINDS[kind],
@@ -23,5 +23,6 @@ export function toPort(switchId: string, joined: JoinedPort): Port {
     received: toFrameCounters(port.metrics.tx),
     sent: toFrameCounters(port.metrics.rx),
     mirror,
+    disconnected: !isConnected(),
   });
 }

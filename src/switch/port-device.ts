@@ -5,6 +5,7 @@
  */
 import type { Logger } from 'pino';
 import type { Network } from '../device/network.js';
+import type { TapDevice } from '../device/tap/index.js';
 import { NotFoundError } from '../errors.js';
 import type { Xen } from '../xen/xen.js';
 import type { PortDevice } from './switch-store.js';
@@ -17,6 +18,8 @@ export interface PortNetwork {
   /** The address of who sits there; empty where there may be many. */
   readonly mac: string;
   readonly network: Network;
+  /** Whether there is somebody at the other end. */
+  readonly isConnected: () => boolean;
   readonly close: () => Promise<void>;
 }
 
@@ -27,28 +30,31 @@ export async function openPortDevice(
   logger: Logger,
 ): Promise<PortNetwork> {
   return device.kind === 'tap'
-    ? await openTap(xen, device)
+    ? await openTap(xen, device, logger)
     : await openNetfront(xen, device.handle, logger);
 }
 
 async function openTap(
   xen: Xen,
   device: Extract<PortDevice, { kind: 'tap' }>,
+  logger: Logger,
 ): Promise<PortNetwork> {
-  const { TapDevice } = await import('../device/tap/index.js');
+  const taps = await import('../device/tap/index.js');
   const { interface: name, mtu, owner, persist } = device;
-  const tap = TapDevice.open({
+  const tap: TapDevice = taps.TapDevice.open({
     memory: xen.memory,
     ...(name === '' ? {} : { name }),
     ...(mtu === 0 ? {} : { mtu }),
     ...(owner === undefined ? {} : { owner }),
     persist,
+    onLost: () => logger.warn({ interface: tap.name }, 'the interface of a port was removed'),
   });
   return {
     name: tap.name,
     device: tap.name,
     mac: tap.mac,
     network: tap,
+    isConnected: () => tap.connected,
     close: () => tap.disconnect(),
   };
 }
@@ -66,6 +72,7 @@ async function openNetfront(xen: Xen, handle: number, logger: Logger): Promise<P
     device: `netfronts/${handle}`,
     mac: '',
     network,
+    isConnected: () => network.connected,
     close: () => network.disconnect(),
   };
 }

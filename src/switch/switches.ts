@@ -4,6 +4,7 @@
  * they stay. A switch that a vif names and nobody made is made.
  */
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { NetbackDevice } from '../device/netback/device.js';
 import type { Netback } from '../device/netback/index.js';
@@ -22,6 +23,10 @@ import {
   SwitchStore,
 } from './switch-store.js';
 
+/** How long the making of a port waits for its other end: a backend that is there takes less. */
+const CONNECT_WAIT_MS = 1000;
+const CONNECT_POLL_MS = 10;
+
 /** The switch of vifs that name none. */
 export const DEFAULT_SWITCH = 'default';
 /** What libxl writes where nobody has chosen a bridge: it stands for no choice. */
@@ -39,11 +44,16 @@ export interface JoinedPort {
   /** The address of who sits there; empty where there may be many. */
   readonly mac: string;
   readonly network: Network;
+  /** Whether what is plugged in takes frames now. */
+  readonly isConnected: () => boolean;
   readonly port: SwitchPort;
   /** The policy as it is kept. */
   policy: string;
   readonly mirror: MirrorRecord | undefined;
 }
+
+/** How a port is set up. */
+export type PortSetting = Pick<JoinedPort, 'policy' | 'mirror' | 'isConnected'>;
 
 /** A switch with its record and its ports. */
 export interface JoinedSwitch {
@@ -179,7 +189,10 @@ export class Switches {
     await this.#close(found);
   }
 
-  /** Opens a device and plugs it in; an empty `portId` is the device's own name. */
+  /**
+   * Opens a device and plugs it in; an empty `portId` is the device's own name. An uplink is given a
+   * moment to connect, so that whoever asked for it sees whether it does.
+   */
   async createPort(id: string, portId: string, record: PortRecord): Promise<JoinedPort> {
     const found = this.#own(id);
     if (portId !== '') this.#checkFree(found, portId);
@@ -191,6 +204,7 @@ export class Switches {
       await this.#unplug(found, joined.id);
       throw error;
     }
+    await connected(joined);
     return joined;
   }
 
@@ -218,12 +232,7 @@ export class Switches {
    * @throws AlreadyExistsError PORT_EXISTS; NotFoundError PORT_NOT_FOUND; FailedPreconditionError
    *   PORT_IS_MIRROR; ResourceExhaustedError TOO_MANY_MIRRORS.
    */
-  plugClient(
-    id: string,
-    portId: string,
-    network: Network,
-    how: Pick<JoinedPort, 'policy' | 'mirror'>,
-  ): JoinedPort {
+  plugClient(id: string, portId: string, network: Network, how: PortSetting): JoinedPort {
     const found = this.#own(id);
     this.#checkFree(found, portId);
     if (how.mirror !== undefined) this.#checkHeard(found, how.mirror);
@@ -323,6 +332,7 @@ export class Switches {
         {
           policy: record.policy,
           mirror: record.mirror,
+          isConnected: opened.isConnected,
         },
       );
       found.closers.set(id, opened.close);
@@ -337,7 +347,7 @@ export class Switches {
     found: OwnSwitch,
     name: Pick<JoinedPort, 'id' | 'kind' | 'device' | 'mac'>,
     network: Network,
-    how: Pick<JoinedPort, 'policy' | 'mirror'>,
+    how: PortSetting,
   ): JoinedPort {
     const policy = this.#options.policyOf(how.policy);
     if (policy === undefined) {
@@ -422,7 +432,11 @@ export class Switches {
     try {
       const { mac } = device.configuration;
       const name = { id: portId, kind: 'vif', device: device.name, mac } as const;
-      this.#plug(found, name, device, { policy, mirror: undefined });
+      this.#plug(found, name, device, {
+        policy,
+        mirror: undefined,
+        isConnected: () => device.status.phase === 'connected',
+      });
       this.#vifs.set(device, found);
     } catch (error) {
       this.#options.logger.error({ vif: device.name, error }, 'could not plug in a vif');
@@ -439,6 +453,11 @@ export class Switches {
 
 function portNotFound(id: string, portId: string): NotFoundError {
   return new NotFoundError('PORT_NOT_FOUND', `switches/${id} has no port ${portId}.`);
+}
+
+async function connected({ isConnected }: JoinedPort): Promise<void> {
+  const untilMs = performance.now() + CONNECT_WAIT_MS;
+  while (!isConnected() && performance.now() < untilMs) await sleep(CONNECT_POLL_MS);
 }
 
 /** The id of a vif's port. */

@@ -117,6 +117,20 @@ describe('xenvif tap', () => {
     expect(taken).toMatchObject({ code: 1, stderr: expect.stringContaining('PORT_EXISTS') });
     expect((await xenvif('port', 'rm', full)).stdout).toBe(`switches/default/ports/${name}\n`);
     expect(await interfaceExists(name)).toBe(false);
+  });
+
+  it('says of a port whose interface somebody removed', async () => {
+    const name = `${prefix}4`;
+    expect(await json('tap', 'create', 'default', '--interface', name)).toMatchObject({
+      connected: true,
+    });
+    await promisify(execFile)('ip', ['link', 'delete', name]);
+    const line = new RegExp(`^${name} +tap, away +${name} `, 'm');
+    await expect.poll(async () => (await xenvif('port', 'ls')).stdout).toMatch(line);
+    expect(daemon.logs()).toContain('the interface of a port was removed');
+    await xenvif('port', 'rm', `default/${name}`);
+    expect((await xenvif('tap', 'create', 'default', '--interface', name)).code).toBe(0);
+    await xenvif('port', 'rm', `default/${name}`);
     expect((await xenvif('port', 'rm', 'default/vif-1.0')).code).toBe(1);
   });
 

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.js';
 import { Daemon } from '../../src/daemon.js';
+import { Netback } from '../../src/device/netback/index.js';
 import { plugVif } from '../../src/device/netback/toolstack.js';
 import type { NetfrontDevice } from '../../src/device/netfront/device.js';
 import { Netfront } from '../../src/device/netfront/index.js';
@@ -109,6 +110,7 @@ describe('an uplink', () => {
       kind: 'netfront',
       device: 'netfronts/0',
       mtu: 1500,
+      connected: true,
     });
     const first = await addGuest('00:16:3e:00:00:01');
     const second = await addGuest('00:16:3e:00:00:02');
@@ -150,6 +152,20 @@ describe('an uplink', () => {
     const out = hear(await outside());
     await guest.write(frameOf('again', guest.mac, BROADCAST));
     await until('it is heard', () => out.length === 1);
+  });
+
+  test('that has no backend says so', async () => {
+    await plug(0, driver.domid, UPLINK_MAC);
+    await machine.netback.stop({ closeDevices: true, closeTimeoutMs: 5000 });
+    const made = await command.run('uplink', 'create', 'default', '0');
+    expect(made.stdout).toMatch(/^state +away: frames for it are dropped$/m);
+    const ports = await command.run('port', 'ls');
+    expect(ports.stdout).toMatch(/^netfront-0 +netfront, away +netfronts\/0 /m);
+    machine.netback = new Netback(machine.xen, silent);
+    await machine.netback.start();
+    await outside();
+    const state = async () => (await command.run('port', 'show', 'default/netfront-0')).stdout;
+    await expect.poll(state).toMatch(/^state +connected$/m);
   });
 
   test('is there again for the next daemon, and after its backend was started anew', async () => {

@@ -33,7 +33,7 @@ const PORT_HEAD = ['PORT', 'KIND', 'DEVICE', 'MAC', 'MTU', 'IN', 'OUT', 'DROPS',
 export function printPorts(out: Output, ports: readonly Port[]): void {
   const rows = ports.map((port) => [
     port.id,
-    port.kind,
+    port.connected ? port.kind : `${port.kind}, away`,
     port.device,
     port.mac || '-',
     String(port.mtu),
@@ -51,6 +51,7 @@ export function printPort(out: Output, port: Port): void {
   out.fields([
     ['name', port.name],
     ['kind', port.kind],
+    ['state', port.connected ? 'connected' : 'away: frames for it are dropped'],
     ['device', port.device],
     ['mac', port.mac || '-'],
     ['mtu', String(port.mtu)],

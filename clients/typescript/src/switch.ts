@@ -71,6 +71,11 @@ export interface Port {
   readonly mac: string;
   /** The largest Ethernet payload in bytes. */
   readonly mtu: number;
+  /**
+   * Whether what is plugged in takes frames now: not so for a guest or an uplink's backend that is not
+   * connected, a client that may come back, a TAP interface that somebody removed.
+   */
+  readonly connected: boolean;
   /** Absent: no restrictions. */
   readonly policy?: PortPolicy;
   /** Frames that came into the switch here. */
@@ -128,6 +133,7 @@ export function portFromWire(wire: WirePort): Port {
     device: wire.device,
     mac: wire.mac,
     mtu: wire.mtu || 1500,
+    connected: !wire.disconnected,
     ...(wire.policy && { policy: policyFromWire(wire.policy) }),
     received: countersFromWire(wire.received),
     sent: countersFromWire(wire.sent),

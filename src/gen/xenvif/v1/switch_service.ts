@@ -134,7 +134,14 @@ export interface Port {
     | FrameCounters
     | undefined;
   /** The ports whose frames are copied to this one; such a port sends nothing into the switch. */
-  mirror: MirrorSpec | undefined;
+  mirror:
+    | MirrorSpec
+    | undefined;
+  /**
+   * What is plugged in takes no frames now: a guest or an uplink's backend that is not connected, a
+   * client that may come back, a TAP interface that somebody removed. Frames for it are dropped.
+   */
+  disconnected: boolean;
 }
 
 /** A TAP interface to make or to take up. */
@@ -681,6 +688,7 @@ function createBasePort(): Port {
     received: undefined,
     sent: undefined,
     mirror: undefined,
+    disconnected: false,
   };
 }
 
@@ -712,6 +720,9 @@ export const Port: MessageFns<Port> = {
     }
     if (message.mirror !== undefined) {
       MirrorSpec.encode(message.mirror, writer.uint32(74).fork()).join();
+    }
+    if (message.disconnected !== false) {
+      writer.uint32(80).bool(message.disconnected);
     }
     return writer;
   },
@@ -801,6 +812,14 @@ export const Port: MessageFns<Port> = {
             message.mirror = MirrorSpec.decode(reader, reader.uint32());
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.disconnected = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -824,6 +843,7 @@ export const Port: MessageFns<Port> = {
       received: isSet(object.received) ? FrameCounters.fromJSON(object.received) : undefined,
       sent: isSet(object.sent) ? FrameCounters.fromJSON(object.sent) : undefined,
       mirror: isSet(object.mirror) ? MirrorSpec.fromJSON(object.mirror) : undefined,
+      disconnected: isSet(object.disconnected) ? globalThis.Boolean(object.disconnected) : false,
     };
   },
 
@@ -856,6 +876,9 @@ export const Port: MessageFns<Port> = {
     if (message.mirror !== undefined) {
       obj.mirror = MirrorSpec.toJSON(message.mirror);
     }
+    if (message.disconnected !== false) {
+      obj.disconnected = message.disconnected;
+    }
     return obj;
   },
 
@@ -881,6 +904,7 @@ export const Port: MessageFns<Port> = {
     message.mirror = (object.mirror !== undefined && object.mirror !== null)
       ? MirrorSpec.fromPartial(object.mirror)
       : undefined;
+    message.disconnected = object.disconnected ?? false;
     return message;
   },
 };
