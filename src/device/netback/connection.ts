@@ -83,6 +83,7 @@ export class Connection {
         queues.push(
           new Queue(context, index, queue, metrics.queue(index), {
             domid,
+            adopted,
             scatterGather: features.scatterGather,
             patience: features.rxNotify ? PATIENCE_WITH_NOTIFY : PATIENCE_WITHOUT_NOTIFY,
             multicast: this.#multicast,

@@ -50,7 +50,7 @@ export class Queue {
     options: QueueOptions,
   ) {
     const { xen } = context;
-    const { domid, fault, patience, scatterGather } = options;
+    const { adopted, domid, fault, patience, scatterGather } = options;
     this.#context = context;
     this.#metrics = metrics;
     this.#fault = fault;
@@ -64,6 +64,7 @@ export class Queue {
       this.#tx = new TxQueue(txPage.page, xen.grants, context.tx, metrics, options);
       this.rx = new RxQueue(rxPage.page, xen.grants, xen.memory, context.rx(index), metrics, {
         domid,
+        adopted,
         scatterGather,
         patience,
         notify: () => this.#notify(this.#rxChannel),

@@ -4,6 +4,7 @@
  * the slot of its request, by a piece of a frame or by an extra.
  */
 import { GrantError } from '../../errors.js';
+import { AnswerLog } from '../../ring/answer-log.js';
 import { HASH_ALGORITHM_TOEPLITZ } from '../../ring/netif-ctrl.js';
 import { EXTRA_FLAG_MORE, writeGsoExtra, writeHashExtra } from '../../ring/netif-extra.js';
 import {
@@ -34,6 +35,7 @@ import {
 } from '../frame-batch.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
+import { finishRxAnswers } from './answer-recovery.js';
 import type { RxScratch } from './rx-scratch.js';
 
 /** `RxScratch.slotKinds`. */
@@ -45,6 +47,8 @@ export interface RxFillerOptions {
   /** The guest takes frames that span several slots. */
   readonly scatterGather: boolean;
   readonly domid: number;
+  /** A daemon before us served the ring. */
+  readonly adopted: boolean;
   readonly notify: () => void;
   /** Gets the frames that are in the guest's hands; undefined while nobody looks. */
   readonly observer: () => BatchListener | undefined;
@@ -56,6 +60,7 @@ export class RxFiller {
   readonly #scratch: RxScratch;
   readonly #metrics: QueueMetrics;
   readonly #options: RxFillerOptions;
+  readonly #log: AnswerLog;
   #slots = 0;
   #frames = 0;
   #available = 0;
@@ -68,6 +73,9 @@ export class RxFiller {
     options: RxFillerOptions,
   ) {
     this.ring = new BackRing(page, RX_SLOT_BYTES);
+    this.#log = new AnswerLog(page);
+    if (options.adopted) finishRxAnswers(this.ring, this.#log);
+    else this.#log.reset(this.ring.rspProd);
     this.#grants = grants;
     this.#scratch = scratch;
     this.#metrics = metrics;
@@ -156,8 +164,10 @@ export class RxFiller {
     const { sent } = scratch;
     sent.clear();
     let slot = 0;
+    this.#log.begin((oldRspProd + this.#slots) >>> 0, oldRspProd);
     for (let frame = 0; frame < this.#frames; frame += 1) {
       const end = slot + (scratch.frameSlots[frame] as number);
+      this.#logFrame(slot, frame);
       let whole = !failed;
       for (; slot < end; slot += 1) whole = this.#answer(slot, frame, failed) && whole;
       if (!whole) {
@@ -171,6 +181,7 @@ export class RxFiller {
         flags | DIRECTION_TO_GUEST,
       );
     }
+    this.#log.reached(ring.rspProd);
     ring.reqCons = (ring.reqCons + this.#slots) >>> 0;
     this.#slots = 0;
     this.#metrics.rx.count(sent.count, sent.totalBytes);
@@ -181,6 +192,18 @@ export class RxFiller {
     }
     if (ring.pushResponses(oldRspProd)) this.#options.notify();
     return true;
+  }
+
+  /** Notes which frame is written next, with the ids that its extras are written over. */
+  #logFrame(slot: number, frame: number): void {
+    const scratch = this.#scratch;
+    this.#log.reached(this.ring.rspProd);
+    const hasGso = gsoTypeOf(scratch.frameFlags[frame] as number) !== 0;
+    const hasHash = scratch.frameHashTypes[frame] !== 0;
+    if (!hasGso && !hasHash) return;
+    const ids =
+      (scratch.slotIds[slot + 1] as number) | ((scratch.slotIds[slot + 2] as number) << 16);
+    this.#log.noteExtras((this.ring.rspProd + 1) >>> 0, Number(hasGso) + Number(hasHash), ids);
   }
 
   /** Writes the next response; false when the copy into its buffer failed. */

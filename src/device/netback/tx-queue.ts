@@ -4,6 +4,7 @@
  * leaves requests that the next one takes again, and never loses a frame that was acknowledged.
  */
 import { GrantError } from '../../errors.js';
+import { AnswerLog } from '../../ring/answer-log.js';
 import { GSO_TYPE_TCPV4 } from '../../ring/netif-extra.js';
 import {
   RSP_DROPPED,
@@ -22,6 +23,7 @@ import { frameTimeNs } from '../clock.js';
 import { CHECKSUM_BLANK, GSO_MASK, gsoSizeOf, gsoTypeOf } from '../frame-batch.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
+import { finishTxAnswers } from './answer-recovery.js';
 import { EXTRA_SLOT, NO_FRAME, TxParser, type TxParserOptions } from './tx-parser.js';
 import { answerPlain, parsePlain } from './tx-plain.js';
 import type { TxScratch } from './tx-scratch.js';
@@ -29,6 +31,8 @@ import type { TxScratch } from './tx-scratch.js';
 /** What a queue shares with the others of its vif. */
 export interface TxOptions extends TxParserOptions {
   readonly deliver: BatchListener;
+  /** A daemon before us served the ring. */
+  readonly adopted: boolean;
   /** Whether frames are to be thrown away, for the link is down. */
   readonly isDown: () => boolean;
 }
@@ -40,6 +44,7 @@ export class TxQueue {
   readonly #scratch: TxScratch;
   readonly #metrics: QueueMetrics;
   readonly #parser: TxParser;
+  readonly #log: AnswerLog;
   readonly #layout = new PacketLayout();
 
   constructor(
@@ -50,6 +55,9 @@ export class TxQueue {
     options: TxOptions,
   ) {
     this.ring = new BackRing(page, TX_SLOT_BYTES);
+    this.#log = new AnswerLog(page);
+    if (options.adopted) finishTxAnswers(this.ring, this.#log);
+    else this.#log.reset(this.ring.rspProd);
     this.#grants = grants;
     this.#scratch = scratch;
     this.#metrics = metrics;
@@ -200,26 +208,29 @@ export class TxQueue {
     return true;
   }
 
+  /** Answers from the last slot to the first: answer-recovery.ts says why. */
   #answer(notify: () => void): void {
     const { ring } = this;
     const scratch = this.#scratch;
-    const oldRspProd = ring.rspProd;
-    let slot = 0;
-    for (let packet = 0; packet < this.#parser.packets; packet += 1) {
+    const { slots } = this.#parser;
+    if (slots === 0) return;
+    const first = ring.rspProd;
+    const end = (first + slots) >>> 0;
+    this.#log.begin(end, end);
+    let slot = slots;
+    for (let packet = this.#parser.packets - 1; packet >= 0; packet -= 1) {
       const status = scratch.packetStatus[packet] as number;
-      const end = slot + (scratch.packetSlots[packet] as number);
-      for (; slot < end; slot += 1) {
+      const start = slot - (scratch.packetSlots[packet] as number);
+      while (slot > start) {
+        slot -= 1;
+        const index = (first + slot) >>> 0;
         const answer = scratch.slotKinds[slot] === EXTRA_SLOT ? RSP_NULL : status;
-        writeTxResponse(
-          ring.page,
-          ring.slot(ring.rspProd),
-          scratch.slotIds[slot] as number,
-          answer,
-        );
-        ring.rspProd = (ring.rspProd + 1) >>> 0;
+        this.#log.reached(index);
+        writeTxResponse(ring.page, ring.slot(index), scratch.slotIds[slot] as number, answer);
       }
     }
-    ring.reqCons = (ring.reqCons + this.#parser.slots) >>> 0;
-    if (slot > 0 && ring.pushResponses(oldRspProd)) notify();
+    ring.rspProd = end;
+    ring.reqCons = end;
+    if (ring.pushResponses(first)) notify();
   }
 }
