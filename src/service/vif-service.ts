@@ -26,7 +26,7 @@ import { serverStream, unary } from './calls.js';
 import { checkEtag } from './etag.js';
 import { numberKey, pageOf } from './pages.js';
 import { checkPortPolicy } from './port-policy.js';
-import { RepeatableRequests } from './requests.js';
+import { type RepeatableRequest, RepeatableRequests } from './requests.js';
 import {
   checkDomid,
   checkDurationMs,
@@ -81,16 +81,19 @@ export class VifService {
 
   async #createOnce(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {
     const content = CreateVifRequest.encode(request).finish();
-    return await this.#requests.once(request.requestId, content, (isRepeatable) =>
+    return await this.#requests.once(request.requestId, content, (repeatable) =>
       // A caller that repeats the call may have lost the first one: its end must not end the work.
-      this.#create(request, isRepeatable ? new AbortController().signal : signal),
+      this.#create(request, repeatable, repeatable ? new AbortController().signal : signal),
     );
   }
 
-  async #create(request: CreateVifRequest, signal: AbortSignal): Promise<CreateVifResponse> {
+  /** Makes both halves in XenStore and returns the vif's name. */
+  async #plug(
+    request: CreateVifRequest,
+    repeatable: RepeatableRequest | undefined,
+  ): Promise<string> {
     const domid = checkDomid(request.domid);
     const spec = checkSpec(request.spec);
-    const timeoutMs = checkDurationMs(request.waitTimeout, 'wait_timeout', DEVICE_TIMEOUT);
     const handle = await plugVif(this.#xen.store, {
       backendDomid: this.#xen.domid,
       domid,
@@ -103,8 +106,20 @@ export class VifService {
       linkDown: spec.linkDown,
       labels: checkLabels(request.labels),
       uid: randomUUID(),
+      request: repeatable?.text,
     });
-    const name = `vifs/${domid}.${handle}`;
+    return `vifs/${domid}.${handle}`;
+  }
+
+  async #create(
+    request: CreateVifRequest,
+    repeatable: RepeatableRequest | undefined,
+    signal: AbortSignal,
+  ): Promise<CreateVifResponse> {
+    const timeoutMs = checkDurationMs(request.waitTimeout, 'wait_timeout', DEVICE_TIMEOUT);
+    // A daemon before us may have made it, and died before it could say so.
+    const made = this.#registry.netback.list().find((vif) => repeatable?.isOf(vif.request));
+    const name = made?.name ?? (await this.#plug(request, repeatable));
     const done = (device: NetbackDevice) =>
       device.status.phase === 'connected' || device.status.phase === 'failed';
     await this.#until(name, (device) => device !== undefined, DEVICE_TIMEOUT.unset, signal);

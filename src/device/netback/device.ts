@@ -34,6 +34,8 @@ export class NetbackDevice extends NetworkBase {
   /** Names this vif for ever; kept in XenStore, so that a restart of ours does not change it. */
   uid = '';
   labels: Readonly<Record<string, string>> = {};
+  /** The request that it was made for, as toolstack.ts wrote it; undefined where it says none. */
+  request: string | undefined;
 
   readonly #context: NetbackContext;
   readonly #lifecycle: VifLifecycle;
@@ -191,6 +193,7 @@ export class NetbackDevice extends NetworkBase {
     const { store } = this.#context.xen;
     const base = `${this.paths.backend}/xenvif`;
     this.labels = parseLabels(await store.readIfExists(`${base}/labels`));
+    this.request = await store.readIfExists(`${base}/request`);
     const uid = await store.readIfExists(`${base}/uid`);
     this.uid = uid ?? randomUUID();
     if (uid !== undefined) return;

@@ -26,6 +26,8 @@ export interface NewVif {
   readonly linkDown?: boolean;
   readonly labels: Readonly<Record<string, string>>;
   readonly uid: string;
+  /** What the request was that it is made for, so that the same request makes no second one. */
+  readonly request?: string | undefined;
 }
 
 /** The most interfaces that the search for a free handle goes through. */
@@ -173,6 +175,7 @@ function backendNodes(vif: NewVif, handle: number, frontend: string): Record<str
     ...(vif.linkDown ? { carrier: '0' } : {}),
     'xenvif/uid': vif.uid,
     'xenvif/labels': JSON.stringify(vif.labels),
+    ...(vif.request === undefined ? {} : { 'xenvif/request': vif.request }),
   };
 }
 
