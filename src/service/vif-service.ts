@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { ServerWritableStream } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { NetbackDevice } from '../device/netback/device.js';
-import { plugVif, removeVif, requestUnplug } from '../device/netback/toolstack.js';
+import { checkMayUnplug, plugVif, removeVif, requestUnplug } from '../device/netback/toolstack.js';
 import { NotFoundError, ResourceExhaustedError, TimeoutError } from '../errors.js';
 import type { Vif, VifSpec } from '../gen/xenvif/v1/vif.js';
 import {
@@ -170,6 +170,7 @@ export class VifService {
     checkEtag('vif', device.name, this.#registry.toVif(device).etag, request.etag);
     const { domid, handle } = device;
     const { store } = this.#xen;
+    checkMayUnplug(this.#xen.domid, domid, handle);
     await requestUnplug(store, this.#xen.domid, domid, handle);
     const closed = (found: NetbackDevice | undefined) =>
       found === undefined || found.status.backendState === XenbusState.closed;

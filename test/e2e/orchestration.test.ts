@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.js';
 import { Daemon } from '../../src/daemon.js';
 import { DemoGuests } from '../../src/demo/guests.js';
+import { plugVif, removeVif, requestUnplug } from '../../src/device/netback/toolstack.js';
 import { VifServiceClient, WatchVifsRequest } from '../../src/gen/xenvif/v1/vif_service.js';
 import { Hypervisor } from '../../src/xen/emulated/index.js';
 import type { Xen } from '../../src/xen/xen.js';
@@ -238,5 +239,47 @@ describe('a call that is repeated after the daemon died', () => {
     await client.vifs.delete(again.name);
     const after = await client.vifs.create(1, { requestId: randomUUID(), labels: { a: 'b' } });
     expect(after.uid).not.toBe(first.uid);
+  });
+});
+
+describe('in a driver domain', () => {
+  test("vifs are served, and what only domain 0 may do is refused with xl's command for it", async () => {
+    const domain = await hypervisor.createDomain({ name: 'driver' });
+    const { domid } = domain;
+    const driverXen = await domain.open({ localMemoryBytes: 16 * MIB });
+    await xen.store.mkdir(`/local/domain/${domid}/backend/vif`);
+    await xen.store.setPermissions(`/local/domain/${domid}/backend/vif`, {
+      owner: domid,
+      others: 'n',
+    });
+    const config = loadConfig({ tcp: '127.0.0.1:0' });
+    const options = { xen: driverXen, config, logger: silent, socket: undefined };
+    const driver = await Daemon.start(options);
+    const asked = new XenvifClient({ address: driver.addresses[0] as string });
+    // As xl network-attach with backend=driver does it.
+    const vif = { backendDomid: domid, domid: 1, handle: 3, mac: '00:16:3e:00:00:99', mtu: 1500 };
+    await plugVif(xen.store, { ...vif, labels: {}, uid: randomUUID() });
+    const phase = async () => {
+      for await (const found of asked.vifs.list()) return found.status.phase;
+      return undefined;
+    };
+    await expect.poll(phase).toBe('connected');
+    expect(await failure(asked.vifs.create(2))).toMatchObject({
+      code: 'NOT_PRIVILEGED',
+      grpcStatus: 'FAILED_PRECONDITION',
+      metadata: { command: `xl network-attach 2 backend=${domid}` },
+    });
+    expect(await failure(asked.vifs.delete('1.3'))).toMatchObject({
+      metadata: { command: 'xl network-detach 1 3' },
+    });
+    expect(await phase()).toBe('connected');
+    // libxl detaches, and waits for the directory to vanish.
+    await requestUnplug(xen.store, domid, 1, 3);
+    const state = `/local/domain/${domid}/backend/vif/1/3/state`;
+    await expect.poll(() => xen.store.readIfExists(state), { timeout: 10_000 }).toBeUndefined();
+    await removeVif(xen.store, domid, 1, 3);
+    asked.close();
+    await driver.stop();
+    await driverXen.close();
   });
 });

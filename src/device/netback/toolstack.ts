@@ -2,7 +2,12 @@
  * The toolstack's part of a vif's life, done as libxl does it: both halves in XenStore, their
  * permissions, and libxl's own copy, so that `xl network-list` and `xl network-detach` know it.
  */
-import { AlreadyExistsError, NotFoundError } from '../../errors.js';
+import {
+  AlreadyExistsError,
+  FailedPreconditionError,
+  NotFoundError,
+  StoreError,
+} from '../../errors.js';
 import { writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations, StorePermissions } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
@@ -34,8 +39,33 @@ export interface NewVif {
 const HANDLE_MAX = 65535;
 const MTU_DEFAULT = 1500;
 
-/** Writes both halves in one transaction and returns the handle. */
+/**
+ * Writes both halves in one transaction and returns the handle.
+ * @throws NotFoundError DOMAIN_NOT_FOUND; AlreadyExistsError HANDLE_BUSY; FailedPreconditionError
+ *   NOT_PRIVILEGED where only domain 0 can.
+ */
 export async function plugVif(store: Store, vif: NewVif): Promise<number> {
+  try {
+    return await plugBoth(store, vif);
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.errno !== 'EACCES') throw error;
+    const { backendDomid, domid } = vif;
+    throw notPrivileged(backendDomid, `xl network-attach ${domid} backend=${backendDomid}`);
+  }
+}
+
+/** @throws FailedPreconditionError NOT_PRIVILEGED where only domain 0 can remove a vif. */
+export function checkMayUnplug(ownDomid: number, domid: number, handle: number): void {
+  // A driver domain may close its own half, and would leave the guest's and libxl's behind.
+  if (ownDomid !== 0) throw notPrivileged(ownDomid, `xl network-detach ${domid} ${handle}`);
+}
+
+function notPrivileged(ownDomid: number, command: string): FailedPreconditionError {
+  const text = `Domain ${ownDomid} may not write what is the guest's in XenStore. In domain 0, use: ${command}`;
+  return new FailedPreconditionError('NOT_PRIVILEGED', text, { command });
+}
+
+async function plugBoth(store: Store, vif: NewVif): Promise<number> {
   if (!(await store.isDomainIntroduced(vif.domid))) {
     throw new NotFoundError('DOMAIN_NOT_FOUND', `There is no domain ${vif.domid}.`, {
       domid: String(vif.domid),
