@@ -37,6 +37,11 @@ const limitsSchema = z
      * thread of ours gains nothing from more, and each may hold 512 KiB of frames.
      */
     queuesPerVif: z.int().min(1).max(64).default(8),
+    /**
+     * vchans of clients at once: each may hold rings of 2 MiB, and Linux' gntalloc has 1024 pages
+     * to give unless its `limit` says otherwise.
+     */
+    vchans: z.int().min(1).max(1024).default(64),
     /** Changes that a watch can be resumed over: some minutes of a busy host, under 10 MB. */
     watchHistory: z.int().min(16).max(1_000_000).default(4096),
     /** Changes that may wait for one watcher before it is cut off. */

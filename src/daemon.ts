@@ -20,6 +20,8 @@ export interface DaemonOptions {
   readonly logger: Logger;
   /** The Unix socket, or undefined for none. */
   readonly socket: string | undefined;
+  /** Emulated Xen only: starts a program in a domain, for clients that want to be one. */
+  readonly openDomain?: (domid: number) => Promise<Xen>;
 }
 
 export class Daemon {
@@ -48,7 +50,7 @@ export class Daemon {
 
   /** @throws StartupError; whatever was started is stopped again then. */
   static async start(options: DaemonOptions): Promise<Daemon> {
-    const { config, logger, socket, xen } = options;
+    const { config, logger, openDomain, socket, xen } = options;
     const tcp = config.tcp === 'off' ? undefined : checkTcpAddress(config.tcp);
     if (socket !== undefined) await claimSocket(socket);
     // Devices first: guests that were left connected wait for us, and clients do not yet. Loading
@@ -65,7 +67,7 @@ export class Daemon {
       await switches.start();
       await netback.start();
       const service = await import('./service/server.js');
-      server = new service.GrpcServer(xen, netback, switches, config, logger);
+      server = new service.GrpcServer(xen, netback, switches, config, logger, openDomain);
       if (tcp !== undefined) {
         const port = await server.listen(tcp);
         addresses.push(`${tcp.slice(0, tcp.lastIndexOf(':'))}:${port}`);

@@ -71,6 +71,7 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
   let xen: Xen;
   let guests: DemoGuests | undefined;
   let store: string | undefined;
+  let openDomain: ((domid: number) => Promise<Xen>) | undefined;
   if (native) {
     undo.push(await lockMachine());
     const { openNativeXen } = await import('./xen/native/index.js');
@@ -89,9 +90,16 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
     }
     xen = await hypervisor.dom0.open({ localMemoryBytes });
     guests = new demo.DemoGuests(hypervisor, logger);
+    openDomain = (domid) => hypervisor.openDomain(domid);
   }
   undo.push(() => xen.close());
-  const daemon = await Daemon.start({ xen, config, logger, socket });
+  const daemon = await Daemon.start({
+    xen,
+    config,
+    logger,
+    socket,
+    ...(openDomain && { openDomain }),
+  });
   undo.push(() => daemon.stop());
   if (guests !== undefined) {
     const running = guests;

@@ -20,7 +20,7 @@ import { HostService } from './host-service.js';
 import { reflectionService } from './reflection.js';
 import { StatsService } from './stats-service.js';
 import { SwitchService } from './switch-service.js';
-import { vchanHandlers } from './vchan-service.js';
+import { type OpenDomain, VchanService } from './vchan-service.js';
 import { VifRegistry } from './vif-registry.js';
 import { VifService } from './vif-service.js';
 
@@ -47,7 +47,16 @@ export class GrpcServer {
   readonly frames: FrameService;
   readonly #logger: Logger;
 
-  constructor(xen: Xen, netback: Netback, switches: Switches, config: Config, logger: Logger) {
+  readonly vchans: VchanService;
+
+  constructor(
+    xen: Xen,
+    netback: Netback,
+    switches: Switches,
+    config: Config,
+    logger: Logger,
+    openDomain?: OpenDomain,
+  ) {
     // grpc-js writes to the console by itself what its callers are told anyway.
     setLogVerbosity(logVerbosity.NONE);
     this.#logger = logger;
@@ -64,7 +73,9 @@ export class GrpcServer {
     this.#server.addService(frameServiceDefinition, this.frames.handlers());
     this.#server.addService(StatsServiceService, stats.handlers());
     this.#server.addService(SwitchServiceService, new SwitchService(switches, logger).handlers());
-    this.#server.addService(VchanServiceService, vchanHandlers(logger));
+    const channelsMax = config.limits.vchans;
+    this.vchans = new VchanService({ xen, logger, channelsMax, openDomain });
+    this.#server.addService(VchanServiceService, this.vchans.handlers());
     this.#server.addService(HostServiceService, host.handlers());
     this.#health.addToServer(this.#server);
     reflectionService().addToServer(this.#server);
@@ -97,6 +108,7 @@ export class GrpcServer {
   async stop(): Promise<void> {
     this.#health.setStatus('', 'NOT_SERVING');
     this.frames.stop();
+    await this.vchans.stop();
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
         this.#logger.warn('calls were still under way; ending them');

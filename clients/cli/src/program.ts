@@ -10,6 +10,7 @@ import { registerPort, registerTap, registerUplink } from './commands/ports.js';
 import { registerSet } from './commands/set.js';
 import { registerStats } from './commands/stats.js';
 import { registerSwitch } from './commands/switches.js';
+import { registerVchan } from './commands/vchan.js';
 import { registerGet, registerLs, registerRm } from './commands/vifs.js';
 import { registerWatch } from './commands/watch.js';
 import { VERSION } from './version.js';
@@ -53,6 +54,7 @@ export function buildProgram(): Command {
     registerUplink,
     registerApply,
     registerExport,
+    registerVchan,
     registerHost,
     registerDomains,
     registerVersion,

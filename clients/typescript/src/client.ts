@@ -11,6 +11,7 @@ import type { AttachOptions } from './nic-options.js';
 import { BatchObservation, FrameObservation, type ObserveOptions } from './observation.js';
 import { Stats } from './stats.js';
 import { Switches } from './switches.js';
+import { Vchan, type VchanOptions } from './vchan.js';
 import { Vifs } from './vifs.js';
 
 export interface ClientConfig {
@@ -99,6 +100,15 @@ export class XenvifClient {
    */
   attach(target: string, options: AttachOptions = {}): Promise<Nic> {
     return Nic.attach(this.#connection, target, options);
+  }
+
+  /**
+   * Opens a vchan to a program in another domain, and resolves when that is there.
+   * @throws XenvifClientError VCHAN_PORT_INVALID, DOMAIN_NOT_FOUND, VCHAN_NOT_FOUND, VCHAN_SERVED,
+   *   PATH_NOT_ALLOWED, PEER_GONE, TOO_MANY_VCHANS
+   */
+  vchan(options: VchanOptions): Promise<Vchan> {
+    return Vchan.open(this.#connection, options);
   }
 
   /** Closes the connection. Calls that are under way end with CANCELLED. */

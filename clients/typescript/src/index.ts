@@ -60,6 +60,7 @@ export type {
   ListSwitchesOptions,
   Switches,
 } from './switches.js';
+export { Vchan, type VchanOptions } from './vchan.js';
 export type {
   NegotiatedFeatures,
   Vif,

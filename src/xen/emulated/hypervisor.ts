@@ -10,7 +10,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { AlreadyExistsError, MisuseError, NotFoundError } from '../../errors.js';
-import type { Store } from '../xen.js';
+import { PAGE_SIZE, type Store, type Xen } from '../xen.js';
 import { StoreClient, type StoreLogger } from '../xenstore/client.js';
 import { Domain, type DomainHost, type DomainLimits } from './domain.js';
 import { removeDomain, writeDomain, writeDomain0 } from './domain-builder.js';
@@ -90,6 +90,18 @@ export class Hypervisor {
   /** The domain that has this number now. */
   domain(domid: number): Domain | undefined {
     return this.#domains[domid];
+  }
+
+  /**
+   * Starts a small program in a domain, as somebody in it would.
+   * @throws NotFoundError DOMAIN_NOT_FOUND
+   */
+  async openDomain(domid: number): Promise<Xen> {
+    const domain = this.#domains[domid];
+    if (domain === undefined) {
+      throw new NotFoundError('DOMAIN_NOT_FOUND', `There is no domain ${domid}.`);
+    }
+    return await domain.open({ localMemoryBytes: PAGE_SIZE });
   }
 
   /**

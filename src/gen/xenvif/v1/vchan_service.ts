@@ -66,22 +66,47 @@ export function vchanRoleToJSON(object: VchanRole): string {
 
 export interface ConnectRequest {
   message: { $case: "open"; value: OpenVchan } | //
-  /** Bytes for the peer. */
+  /** Bytes for the peer, at most 256 KiB. */
   { $case: "data"; value: Buffer } | //
-  /** Lets the server send so many more bytes. */
-  { $case: "creditBytes"; value: bigint } | undefined;
+  /**
+   * Lets the server send so many more bytes. It stands in line behind the data that were sent before
+   * it, which may wait for the peer: a client that sends much does better without credit, and simply
+   * reads no faster than it likes.
+   */
+  { $case: "creditBytes"; value: bigint } | //
+  /**
+   * Nothing more is sent: once the peer has read everything, the channel ends, and the stream with
+   * it. What the peer still sends is lost. The last message.
+   */
+  { $case: "close"; value: CloseVchan } | undefined;
 }
 
 export interface OpenVchan {
   role: VchanRole;
   /** The peer's domain. */
   domid: number;
-  /** The name of the channel. */
+  /** The name of the channel: letters, digits, `_` and `-`. */
   port: string;
-  /** Server only: bytes in each ring, a power of two from 1024 to 1 MiB. 0: 64 KiB. */
+  /** Server only: at least so many bytes in each ring, up to 1 MiB. 0: 64 KiB. */
   ringBytes: number;
-  /** Instead of the path that domid and port give. */
+  /**
+   * Instead of the path that domid and port give: below the `data` directory of a domain, absolute or
+   * relative to the daemon's own domain.
+   */
   basePath: string;
+  /** How many bytes the server may send before it is given credit. Absent: as many as there are. */
+  initialCreditBytes?:
+    | bigint
+    | undefined;
+  /** Emulated Xen only: the domain that the caller is a program of. Absent: the daemon's own. */
+  asDomid?:
+    | number
+    | undefined;
+  /** Client only: a server that is not there is NOT_FOUND, and is not waited for. */
+  noWait: boolean;
+}
+
+export interface CloseVchan {
 }
 
 export interface ConnectResponse {
@@ -92,6 +117,9 @@ export interface ConnectResponse {
     | //
     /** Bytes from the peer. */
     { $case: "data"; value: Buffer }
+    | //
+    /** Server only: the peer can come. */
+    { $case: "listening"; value: VchanListening }
     | undefined;
 }
 
@@ -100,6 +128,13 @@ export interface VchanOpened {
   writeRingBytes: number;
   /** Bytes in the ring from the peer. */
   readRingBytes: number;
+  /** The directory in XenStore where the two met. */
+  path: string;
+}
+
+export interface VchanListening {
+  /** The directory in XenStore where the peer finds the channel. */
+  path: string;
 }
 
 function createBaseConnectRequest(): ConnectRequest {
@@ -120,6 +155,9 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
           throw new globalThis.Error("value provided for field message.message.value of type uint64 too large");
         }
         writer.uint32(24).uint64(message.message.value);
+        break;
+      case "close":
+        CloseVchan.encode(message.message.value, writer.uint32(34).fork()).join();
         break;
     }
     return writer;
@@ -162,6 +200,14 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
             message.message = { $case: "creditBytes", value: reader.uint64() as bigint };
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.message = { $case: "close", value: CloseVchan.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -184,6 +230,8 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
         ? { $case: "creditBytes", value: BigInt(object.creditBytes) }
         : isSet(object.credit_bytes)
         ? { $case: "creditBytes", value: BigInt(object.credit_bytes) }
+        : isSet(object.close)
+        ? { $case: "close", value: CloseVchan.fromJSON(object.close) }
         : undefined,
     };
   },
@@ -196,6 +244,8 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       obj.data = base64FromBytes(message.message.value);
     } else if (message.message?.$case === "creditBytes") {
       obj.creditBytes = message.message.value.toString();
+    } else if (message.message?.$case === "close") {
+      obj.close = CloseVchan.toJSON(message.message.value);
     }
     return obj;
   },
@@ -224,13 +274,28 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
         }
         break;
       }
+      case "close": {
+        if (object.message?.value !== undefined && object.message?.value !== null) {
+          message.message = { $case: "close", value: CloseVchan.fromPartial(object.message.value) };
+        }
+        break;
+      }
     }
     return message;
   },
 };
 
 function createBaseOpenVchan(): OpenVchan {
-  return { role: 0, domid: 0, port: "", ringBytes: 0, basePath: "" };
+  return {
+    role: 0,
+    domid: 0,
+    port: "",
+    ringBytes: 0,
+    basePath: "",
+    initialCreditBytes: undefined,
+    asDomid: undefined,
+    noWait: false,
+  };
 }
 
 export const OpenVchan: MessageFns<OpenVchan> = {
@@ -249,6 +314,18 @@ export const OpenVchan: MessageFns<OpenVchan> = {
     }
     if (message.basePath !== "") {
       writer.uint32(42).string(message.basePath);
+    }
+    if (message.initialCreditBytes !== undefined) {
+      if (BigInt.asUintN(64, message.initialCreditBytes) !== message.initialCreditBytes) {
+        throw new globalThis.Error("value provided for field message.initialCreditBytes of type uint64 too large");
+      }
+      writer.uint32(48).uint64(message.initialCreditBytes);
+    }
+    if (message.asDomid !== undefined) {
+      writer.uint32(56).uint32(message.asDomid);
+    }
+    if (message.noWait !== false) {
+      writer.uint32(64).bool(message.noWait);
     }
     return writer;
   },
@@ -306,6 +383,30 @@ export const OpenVchan: MessageFns<OpenVchan> = {
             message.basePath = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.initialCreditBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.asDomid = reader.uint32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.noWait = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -333,6 +434,21 @@ export const OpenVchan: MessageFns<OpenVchan> = {
         : isSet(object.base_path)
         ? globalThis.String(object.base_path)
         : "",
+      initialCreditBytes: isSet(object.initialCreditBytes)
+        ? BigInt(object.initialCreditBytes)
+        : isSet(object.initial_credit_bytes)
+        ? BigInt(object.initial_credit_bytes)
+        : undefined,
+      asDomid: isSet(object.asDomid)
+        ? globalThis.Number(object.asDomid)
+        : isSet(object.as_domid)
+        ? globalThis.Number(object.as_domid)
+        : undefined,
+      noWait: isSet(object.noWait)
+        ? globalThis.Boolean(object.noWait)
+        : isSet(object.no_wait)
+        ? globalThis.Boolean(object.no_wait)
+        : false,
     };
   },
 
@@ -353,6 +469,15 @@ export const OpenVchan: MessageFns<OpenVchan> = {
     if (message.basePath !== "") {
       obj.basePath = message.basePath;
     }
+    if (message.initialCreditBytes !== undefined) {
+      obj.initialCreditBytes = message.initialCreditBytes.toString();
+    }
+    if (message.asDomid !== undefined) {
+      obj.asDomid = Math.round(message.asDomid);
+    }
+    if (message.noWait !== false) {
+      obj.noWait = message.noWait;
+    }
     return obj;
   },
 
@@ -366,6 +491,63 @@ export const OpenVchan: MessageFns<OpenVchan> = {
     message.port = object.port ?? "";
     message.ringBytes = object.ringBytes ?? 0;
     message.basePath = object.basePath ?? "";
+    message.initialCreditBytes = (object.initialCreditBytes !== undefined && object.initialCreditBytes !== null)
+      ? BigInt(object.initialCreditBytes)
+      : undefined;
+    message.asDomid = object.asDomid ?? undefined;
+    message.noWait = object.noWait ?? false;
+    return message;
+  },
+};
+
+function createBaseCloseVchan(): CloseVchan {
+  return {};
+}
+
+export const CloseVchan: MessageFns<CloseVchan> = {
+  encode(_: CloseVchan, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CloseVchan {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCloseVchan();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): CloseVchan {
+    return {};
+  },
+
+  toJSON(_: CloseVchan): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<CloseVchan>, I>>(base?: I): CloseVchan {
+    return CloseVchan.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CloseVchan>, I>>(_: I): CloseVchan {
+    const message = createBaseCloseVchan();
     return message;
   },
 };
@@ -382,6 +564,9 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         break;
       case "data":
         writer.uint32(18).bytes(message.message.value);
+        break;
+      case "listening":
+        VchanListening.encode(message.message.value, writer.uint32(26).fork()).join();
         break;
     }
     return writer;
@@ -416,6 +601,14 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
             message.message = { $case: "data", value: Buffer.from(reader.bytes()) };
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.message = { $case: "listening", value: VchanListening.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -434,6 +627,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         ? { $case: "opened", value: VchanOpened.fromJSON(object.opened) }
         : isSet(object.data)
         ? { $case: "data", value: Buffer.from(bytesFromBase64(object.data)) }
+        : isSet(object.listening)
+        ? { $case: "listening", value: VchanListening.fromJSON(object.listening) }
         : undefined,
     };
   },
@@ -444,6 +639,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       obj.opened = VchanOpened.toJSON(message.message.value);
     } else if (message.message?.$case === "data") {
       obj.data = base64FromBytes(message.message.value);
+    } else if (message.message?.$case === "listening") {
+      obj.listening = VchanListening.toJSON(message.message.value);
     }
     return obj;
   },
@@ -466,13 +663,19 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         }
         break;
       }
+      case "listening": {
+        if (object.message?.value !== undefined && object.message?.value !== null) {
+          message.message = { $case: "listening", value: VchanListening.fromPartial(object.message.value) };
+        }
+        break;
+      }
     }
     return message;
   },
 };
 
 function createBaseVchanOpened(): VchanOpened {
-  return { writeRingBytes: 0, readRingBytes: 0 };
+  return { writeRingBytes: 0, readRingBytes: 0, path: "" };
 }
 
 export const VchanOpened: MessageFns<VchanOpened> = {
@@ -482,6 +685,9 @@ export const VchanOpened: MessageFns<VchanOpened> = {
     }
     if (message.readRingBytes !== 0) {
       writer.uint32(16).uint32(message.readRingBytes);
+    }
+    if (message.path !== "") {
+      writer.uint32(26).string(message.path);
     }
     return writer;
   },
@@ -515,6 +721,14 @@ export const VchanOpened: MessageFns<VchanOpened> = {
             message.readRingBytes = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -539,6 +753,7 @@ export const VchanOpened: MessageFns<VchanOpened> = {
         : isSet(object.read_ring_bytes)
         ? globalThis.Number(object.read_ring_bytes)
         : 0,
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
     };
   },
 
@@ -550,6 +765,9 @@ export const VchanOpened: MessageFns<VchanOpened> = {
     if (message.readRingBytes !== 0) {
       obj.readRingBytes = Math.round(message.readRingBytes);
     }
+    if (message.path !== "") {
+      obj.path = message.path;
+    }
     return obj;
   },
 
@@ -560,20 +778,87 @@ export const VchanOpened: MessageFns<VchanOpened> = {
     const message = createBaseVchanOpened();
     message.writeRingBytes = object.writeRingBytes ?? 0;
     message.readRingBytes = object.readRingBytes ?? 0;
+    message.path = object.path ?? "";
     return message;
   },
 };
 
-/**
- * Byte channels to programs in other domains, wire-compatible with libxenvchan. This version
- * answers UNIMPLEMENTED.
- */
+function createBaseVchanListening(): VchanListening {
+  return { path: "" };
+}
+
+export const VchanListening: MessageFns<VchanListening> = {
+  encode(message: VchanListening, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.path !== "") {
+      writer.uint32(10).string(message.path);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): VchanListening {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseVchanListening();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): VchanListening {
+    return { path: isSet(object.path) ? globalThis.String(object.path) : "" };
+  },
+
+  toJSON(message: VchanListening): unknown {
+    const obj: any = {};
+    if (message.path !== "") {
+      obj.path = message.path;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<VchanListening>, I>>(base?: I): VchanListening {
+    return VchanListening.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<VchanListening>, I>>(object: I): VchanListening {
+    const message = createBaseVchanListening();
+    message.path = object.path ?? "";
+    return message;
+  },
+};
+
+/** Byte channels to programs in other domains, wire-compatible with libxenvchan. */
 export type VchanServiceService = typeof VchanServiceService;
 export const VchanServiceService = {
   /**
-   * One channel: the first message of the client opens it, and the first of the server says that
-   * the peer is there. A half-close ends what the client sends; the end of the stream is the end of
-   * the channel.
+   * One channel: the first message of the client opens it. The server says `listening` once the peer
+   * can come, where it waits for one, and `opened` when the peer is there. What the client sends before
+   * that waits. A half-close ends what the client sends, and what the peer sends goes on; the peer sees
+   * nothing of it, for a vchan knows no half close. `close` delivers and ends. The end of the stream is
+   * the end of the channel: the peer has closed it, or has died. Cancelling leaves the peer at once.
    */
   connect: {
     path: "/xenvif.v1.VchanService/Connect" as const,
@@ -588,18 +873,22 @@ export const VchanServiceService = {
 
 export interface VchanServiceServer extends UntypedServiceImplementation {
   /**
-   * One channel: the first message of the client opens it, and the first of the server says that
-   * the peer is there. A half-close ends what the client sends; the end of the stream is the end of
-   * the channel.
+   * One channel: the first message of the client opens it. The server says `listening` once the peer
+   * can come, where it waits for one, and `opened` when the peer is there. What the client sends before
+   * that waits. A half-close ends what the client sends, and what the peer sends goes on; the peer sees
+   * nothing of it, for a vchan knows no half close. `close` delivers and ends. The end of the stream is
+   * the end of the channel: the peer has closed it, or has died. Cancelling leaves the peer at once.
    */
   connect: handleBidiStreamingCall<ConnectRequest, ConnectResponse>;
 }
 
 export interface VchanServiceClient extends Client {
   /**
-   * One channel: the first message of the client opens it, and the first of the server says that
-   * the peer is there. A half-close ends what the client sends; the end of the stream is the end of
-   * the channel.
+   * One channel: the first message of the client opens it. The server says `listening` once the peer
+   * can come, where it waits for one, and `opened` when the peer is there. What the client sends before
+   * that waits. A half-close ends what the client sends, and what the peer sends goes on; the peer sees
+   * nothing of it, for a vchan knows no half close. `close` delivers and ends. The end of the stream is
+   * the end of the channel: the peer has closed it, or has died. Cancelling leaves the peer at once.
    */
   connect(): ClientDuplexStream<ConnectRequest, ConnectResponse>;
   connect(options: Partial<CallOptions>): ClientDuplexStream<ConnectRequest, ConnectResponse>;
