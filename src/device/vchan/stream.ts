@@ -78,6 +78,8 @@ export class VchanStream extends Duplex {
   handleEvent(): void {
     let worked = false;
     this.#guard(() => {
+      // Also where nobody reads: what a peer leaves is what there was when it was seen to leave.
+      this.#link.peerGone();
       worked = this.#flush();
       worked = this.#pump() || worked;
     });
