@@ -49,6 +49,10 @@ export class NetworkLink implements Link {
   #receiver: LinkReceiver | undefined;
   #stopListening: (() => void) | undefined;
   readonly #flushLater = () => this.flush();
+  #isTurnAsked = false;
+  readonly #onTurn = () => {
+    this.#isTurnAsked = false;
+  };
 
   /** @throws InvalidArgumentError MAC_INVALID; GrantError when local memory is short. */
   constructor(network: Network, options: NetworkLinkOptions) {
@@ -125,5 +129,9 @@ export class NetworkLink implements Link {
       receiver.receive(batch.bytes, batch.offset(index), batch.length(index), isVerified);
     }
     receiver.receiveEnd();
+    // A device may call from where Node runs no promises after: what was brought about would wait.
+    if (this.#isTurnAsked) return;
+    this.#isTurnAsked = true;
+    setImmediate(this.#onTurn);
   }
 }

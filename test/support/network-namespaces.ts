@@ -58,9 +58,14 @@ export class NetworkNamespace {
   }
 
   /** Runs a command to its end and returns what it printed; fails unless it ends with 0. */
-  async run(command: string, ...args: string[]): Promise<string> {
+  run(command: string, ...args: string[]): Promise<string> {
+    return this.runFor(COMMAND_TIMEOUT_MS, command, ...args);
+  }
+
+  /** As `run`, for a command that may take longer. */
+  async runFor(timeout: number, command: string, ...args: string[]): Promise<string> {
     const inside = ['netns', 'exec', this.name, command, ...args];
-    const { stdout } = await run('ip', inside, { timeout: COMMAND_TIMEOUT_MS });
+    const { stdout } = await run('ip', inside, { timeout });
     return stdout;
   }
 

@@ -42,7 +42,7 @@ export function pause(clock: Clock, delayMs: number, signal?: AbortSignal): Prom
 export class DeadlineTimer {
   readonly #clock: Clock;
   readonly #run: () => void;
-  readonly #keepsAlive: boolean;
+  #keepsAlive: boolean;
   #deadlineMs = Number.POSITIVE_INFINITY;
   #wakeMs = Number.POSITIVE_INFINITY;
   #cancel: (() => void) | undefined;
@@ -58,6 +58,12 @@ export class DeadlineTimer {
   set(deadlineMs: number): void {
     this.#deadlineMs = deadlineMs;
     if (deadlineMs < this.#wakeMs) this.#ask(deadlineMs);
+  }
+
+  /** From now on the wait does not keep the process from ending. */
+  release(): void {
+    this.#keepsAlive = false;
+    this.stop();
   }
 
   stop(): void {

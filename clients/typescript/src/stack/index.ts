@@ -18,4 +18,12 @@ export type { PingOptions, PingResult, TracerouteOptions, TracerouteProbe } from
 export type { RandomSource } from './random.js';
 export type { Route } from './routes.js';
 export { Stack, type StackCounts, type StackOptions, type StackRoute } from './stack.js';
+export type { TcpSettings } from './tcp/control-block.js';
+export { TcpServer, type TcpServerOptions } from './tcp-server.js';
+export {
+  type TcpAddress,
+  type TcpConnectOptions,
+  TcpSocket,
+  type TcpSocketOptions,
+} from './tcp-socket.js';
 export type { UdpAddress, UdpRemote, UdpSocket, UdpSocketOptions } from './udp-socket.js';

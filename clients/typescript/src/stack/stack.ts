@@ -1,4 +1,4 @@
-/** A host: IPv4 over a link with ICMP, UDP and what programs use of them. */
+/** A host: IPv4 over a link with ICMP, UDP, TCP and what programs use of them. */
 import { formatAddress, maskOf, requireAddress, requireCidr } from './address.js';
 import { StackError } from './errors.js';
 import { Icmp } from './icmp.js';
@@ -12,6 +12,10 @@ import {
   type TracerouteProbe,
   traceroute,
 } from './ping.js';
+import type { TcpSettings } from './tcp/control-block.js';
+import { Tcp, type TcpCounts } from './tcp/tcp.js';
+import { TcpServer, type TcpServerOptions } from './tcp-server.js';
+import { type TcpConnectOptions, TcpSocket } from './tcp-socket.js';
 import { Udp } from './udp.js';
 import { UdpSocket, type UdpSocketOptions } from './udp-socket.js';
 
@@ -28,7 +32,19 @@ export interface StackOptions extends Ipv4Options {
   /** The default router. */
   readonly gateway?: string | undefined;
   readonly routes?: readonly StackRoute[] | undefined;
+  /** What TCP offers and how much it keeps. */
+  readonly tcp?: Partial<TcpSettings> | undefined;
 }
+
+const TCP_DEFAULTS: TcpSettings = {
+  sendBufferBytes: 1024 * 1024,
+  receiveBufferBytes: 1024 * 1024,
+  timeWaitMs: 60_000,
+  ackDelayMs: 40,
+  sack: true,
+  timestamps: true,
+  windowScaling: true,
+};
 
 export interface StackCounts {
   readonly ip: Readonly<Ipv4['counts']>;
@@ -36,19 +52,23 @@ export interface StackCounts {
   readonly reassembly: Readonly<Ipv4['reassembly']['counts']>;
   readonly icmp: Readonly<Icmp['counts']>;
   readonly udp: Readonly<Udp['counts']>;
+  readonly tcp: Readonly<TcpCounts>;
 }
 
 export class Stack {
   readonly ipv4: Ipv4;
   readonly #icmp: Icmp;
   readonly #udp: Udp;
+  readonly #tcp: Tcp;
   readonly #udpSockets = new Set<UdpSocket>();
+  readonly #servers = new Set<TcpServer>();
   #ending: Promise<void> | undefined;
 
   private constructor(link: Link, options: StackOptions) {
     this.ipv4 = Ipv4.connect(link, options);
     this.#icmp = new Icmp(this.ipv4);
     this.#udp = new Udp(this.ipv4, this.#icmp);
+    this.#tcp = new Tcp(this.ipv4, this.#icmp, { ...TCP_DEFAULTS, ...options.tcp });
   }
 
   /**
@@ -101,6 +121,7 @@ export class Stack {
       reassembly: { ...reassembly.counts },
       icmp: { ...this.#icmp.counts },
       udp: { ...this.#udp.counts },
+      tcp: { ...this.#tcp.counts },
     };
   }
 
@@ -123,6 +144,34 @@ export class Stack {
     return socket;
   }
 
+  /** A TCP server, which does not listen yet. */
+  createServer(
+    options: TcpServerOptions = {},
+    onConnection?: (socket: TcpSocket) => void,
+  ): TcpServer {
+    const onClosed = (closed: TcpServer) => this.#servers.delete(closed);
+    const server = new TcpServer(this.#tcp, this.ipv4, onClosed, options);
+    if (onConnection !== undefined) server.on('connection', onConnection);
+    this.#servers.add(server);
+    return server;
+  }
+
+  /**
+   * Opens a TCP connection, as `net.connect` does: `connect` or `error` follows.
+   * @throws StackError ADDRESS_INVALID, PORT_INVALID, EHOSTUNREACH, EADDRNOTAVAIL, EADDRINUSE,
+   *   ECONNLIMIT.
+   */
+  connect(options: TcpConnectOptions, onConnect?: () => void): TcpSocket {
+    const socket = TcpSocket.connect(this.#tcp, options);
+    if (onConnect !== undefined) socket.once('connect', onConnect);
+    return socket;
+  }
+
+  /** TCP connections in all states, and those that are shaking hands with a server of ours. */
+  get tcpConnections(): { readonly total: number; readonly halfOpen: number } {
+    return { total: this.#tcp.connectionCount, halfOpen: this.#tcp.halfOpenCount };
+  }
+
   /** Closes everything and gives the link up. Never fails; a second call does nothing more. */
   disconnect(): Promise<void> {
     this.#ending ??= this.#end();
@@ -135,6 +184,8 @@ export class Stack {
 
   async #end(): Promise<void> {
     for (const socket of [...this.#udpSockets]) socket.close();
+    for (const server of [...this.#servers]) server.close();
+    this.#tcp.stop();
     await this.ipv4.disconnect();
   }
 }
