@@ -78,6 +78,7 @@ export class TcpSocket extends Duplex {
       onConnected: () => this.#onConnected(),
       onReadable: () => this.#deliver(),
       onWritable: () => this.#writeOn(),
+      unreadBytes: () => this.readableLength,
       onClosed: (error) => this.#onClosed(error),
     };
     this.#isConnecting = 'host' in found;
@@ -234,10 +235,9 @@ export class TcpSocket extends Duplex {
 
   override _read(): void {
     this.#wantsData = true;
-    const block = this.#block;
-    block.unreadByOwner = this.readableLength;
     this.#deliver();
-    this.#tcp.afterRead(block);
+    // What is being read now counts as unread until this call is over.
+    this.#tcp.touch(this.#block);
   }
 
   override _write(chunk: Buffer, _: BufferEncoding, done: (error?: Error | null) => void): void {
@@ -266,9 +266,7 @@ export class TcpSocket extends Duplex {
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     this.#signal?.removeEventListener('abort', this.#onAbort);
     clearTimeout(this.#timeout);
-    const block = this.#block;
-    block.unreadByOwner = this.readableLength;
-    this.#tcp.release(block);
+    this.#tcp.release(this.#block);
     const unwritten = this.#unwritten;
     this.#unwritten = undefined;
     unwritten?.done(error ?? new StackError('ECANCELED', 'The socket was destroyed.'));
@@ -327,10 +325,10 @@ export class TcpSocket extends Duplex {
       if (piece === undefined) break;
       this.#stirred();
       this.#bytesRead += piece.length;
-      // Reading goes on within, and then says again that it wants more.
-      this.#wantsData = this.push(piece);
+      // Within, the reader may well say that it wants more.
+      this.#wantsData = false;
+      if (this.push(piece)) this.#wantsData = true;
     }
-    block.unreadByOwner = this.readableLength;
     if (block.isEndReceived && block.receiveBuffer.length === 0 && !this.#isEndTold) {
       this.#isEndTold = true;
       this.push(null);

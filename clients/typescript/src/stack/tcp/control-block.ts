@@ -54,6 +54,8 @@ export interface ConnectionOwner {
   onReadable(): void;
   /** There is room to write again. */
   onWritable(): void;
+  /** Bytes that it was given and that its reader has not taken. */
+  unreadBytes(): number;
   /** The connection is over; with what ended it before its time. */
   onClosed(error: StackError | undefined): void;
 }
@@ -126,8 +128,6 @@ export class ControlBlock {
   receiveShift = 0;
   readonly receiveBuffer = new ReceiveBuffer();
   readonly outOfOrder: OutOfOrder;
-  /** Bytes that were handed to the owner, who has not read them. */
-  unreadByOwner = 0;
   /** Where the peer's end is, once told; it counts when all before it is there. */
   finSequence: number | undefined;
   isEndReceived = false;
@@ -211,7 +211,7 @@ export class ControlBlock {
 
   /** Bytes that arrived and were not read. */
   get unreadBytes(): number {
-    return this.receiveBuffer.length + this.unreadByOwner;
+    return this.receiveBuffer.length + (this.owner?.unreadBytes() ?? 0);
   }
 
   nowMs(): number {

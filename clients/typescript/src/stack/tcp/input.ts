@@ -50,6 +50,8 @@ export function input(
     return;
   }
   if (segment.has(TCP_RST)) {
+    // What has ended in order stays so, whatever an old segment brings about (RFC 1337).
+    if (block.state === 'time-wait') return;
     if (segment.sequence === block.receiveNext) actions.close(block, resetError(block));
     else actions.challenge(block);
     return;

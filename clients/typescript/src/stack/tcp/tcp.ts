@@ -193,13 +193,6 @@ export class Tcp {
     queueMicrotask(this.#turn);
   }
 
-  /** The owner has read: tells the peer of room where that matters. */
-  afterRead(block: ControlBlock): void {
-    if (!block.isReceiving || !isWindowUpdateDue(block)) return;
-    block.mustAcknowledge = true;
-    this.touch(block);
-  }
-
   /** The owner sends no more. */
   endSending(block: ControlBlock): void {
     block.isEndQueued = true;
@@ -209,11 +202,10 @@ export class Tcp {
   /** The owner is gone: ends the connection in order where that can be, or else resets it. */
   release(block: ControlBlock): void {
     if (block.owner === undefined) return;
-    block.owner = undefined;
     const wasUnread = block.unreadBytes > 0;
+    block.owner = undefined;
     block.receiveBuffer.clear();
     block.outOfOrder.clear();
-    block.unreadByOwner = 0;
     if (block.state === 'closed') return;
     if (!block.isSynchronized || wasUnread) {
       this.abort(block);
@@ -370,6 +362,7 @@ export class Tcp {
       const block = this.#touched[index] as ControlBlock;
       block.isTouched = false;
       this.#tellReader(block);
+      if (block.isReceiving && isWindowUpdateDue(block)) block.mustAcknowledge = true;
       output(block);
       armPersist(block);
       rearm(block);
