@@ -31,7 +31,7 @@ function chooseFaults(random: SeededRandom): WireFaults {
     duplicate: random.below(2) * 50,
     corrupt: random.below(3) === 0 ? 20 : 0,
     delayMs: [0.05, 1, 20, 100][random.below(4)] as number,
-    jitterMs: (random.below(2) * [0, 1, 5, 40][random.below(4)]) as number,
+    jitterMs: [0, 0, 1, 5, 40][random.below(5)] as number,
   };
 }
 
