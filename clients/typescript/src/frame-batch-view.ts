@@ -1,4 +1,5 @@
 /** Received frames, seen where they lie in the message that brought them. */
+import { decodeColumn } from './packed-column.js';
 
 /** The direction of a frame, as the guest sees it: it sent it, or it receives it. */
 export type Direction = 'from-guest' | 'to-guest';
@@ -25,28 +26,33 @@ const CHECKSUM_VERIFIED = 1 << 3;
 const SEGMENTATION_SHIFT = 4;
 const SEGMENT_BYTES_SHIFT = 16;
 
-/**
- * What the decoder found. All columns lie in `cells`, one after the other: `offsets` and so on say
- * where each begins; -1: it is absent, for every entry is zero.
- */
+/** Fields 3 to 6 of FrameBatch, as the decoder counts its columns. */
+const TIME_DELTAS = 0;
+const ORIGINAL_LENGTHS = 1;
+const VIF_INDICES = 2;
+const FLAGS = 3;
+const COLUMN_NAMES = ['time_delta_ns', 'original_length', 'vif_index', 'flags'] as const;
+
+/** What the decoder found. */
 export interface FrameBatchColumns {
   readonly bytes: Buffer;
   readonly count: number;
   readonly byteCount: number;
   readonly baseTimeNs: bigint;
   readonly firstSequence: bigint;
+  /** From `firstCell` on, the offset and the length of each frame by turns. */
   readonly cells: Uint32Array;
-  readonly offsets: number;
-  readonly lengths: number;
-  readonly timeDeltas: number;
-  readonly originalLengths: number;
-  readonly vifIndices: number;
-  readonly flags: number;
+  readonly firstCell: number;
+  /** The four columns: numbers, or bytes that are still to be decoded. */
+  readonly columns: (Uint32Array | Buffer)[];
 }
 
 /**
  * A batch of frames. Frame `i`, from 0 to `count - 1`, is `bytes[offset(i) .. offset(i) + length(i))`:
  * a loop over that allocates nothing. The index is not checked.
+ *
+ * Times, flags and so on are decoded for the whole batch when the first of a kind is asked for; where
+ * the daemon sent something that is none, that is when RESPONSE_MALFORMED is thrown.
  */
 export class FrameBatchView {
   /** The message that brought the frames. It stays as it is for as long as somebody holds it. */
@@ -60,12 +66,8 @@ export class FrameBatchView {
   /** The number of the first frame in its stream; the others follow without a gap. */
   readonly firstSequence: bigint;
   readonly #cells: Uint32Array;
-  readonly #offsets: number;
-  readonly #lengths: number;
-  readonly #timeDeltas: number;
-  readonly #originalLengths: number;
-  readonly #vifIndices: number;
-  readonly #flags: number;
+  readonly #firstCell: number;
+  readonly #columns: (Uint32Array | Buffer)[];
 
   constructor(columns: FrameBatchColumns) {
     this.bytes = columns.bytes;
@@ -74,22 +76,18 @@ export class FrameBatchView {
     this.baseTimeNs = columns.baseTimeNs;
     this.firstSequence = columns.firstSequence;
     this.#cells = columns.cells;
-    this.#offsets = columns.offsets;
-    this.#lengths = columns.lengths;
-    this.#timeDeltas = columns.timeDeltas;
-    this.#originalLengths = columns.originalLengths;
-    this.#vifIndices = columns.vifIndices;
-    this.#flags = columns.flags;
+    this.#firstCell = columns.firstCell;
+    this.#columns = columns.columns;
   }
 
   /** Where frame `index` starts in `bytes`. */
   offset(index: number): number {
-    return this.#cells[this.#offsets + index] as number;
+    return this.#cells[this.#firstCell + index * 2] as number;
   }
 
   /** How many bytes of frame `index` are here; with a snaplen fewer than it had. */
   length(index: number): number {
-    return this.#cells[this.#lengths + index] as number;
+    return this.#cells[this.#firstCell + index * 2 + 1] as number;
   }
 
   /** The bytes of frame `index`, without a copy: they keep the whole message in memory. */
@@ -100,12 +98,12 @@ export class FrameBatchView {
 
   /** How many bytes frame `index` had when it passed. */
   originalLength(index: number): number {
-    return this.#cell(this.#originalLengths, index) || this.length(index);
+    return this.#cell(ORIGINAL_LENGTHS, index) || this.length(index);
   }
 
   /** How much later than `baseTimeNs` frame `index` passed, in nanoseconds. */
   timeDeltaNs(index: number): number {
-    return this.#cell(this.#timeDeltas, index);
+    return this.#cell(TIME_DELTAS, index);
   }
 
   /** When frame `index` passed: nanoseconds since 1970. */
@@ -120,12 +118,12 @@ export class FrameBatchView {
 
   /** Which vif frame `index` passed, as an index into the vifs that the stream was opened with. */
   vifIndex(index: number): number {
-    return this.#cell(this.#vifIndices, index);
+    return this.#cell(VIF_INDICES, index);
   }
 
   /** The flags of frame `index` as the contract packs them. */
   flags(index: number): number {
-    return this.#cell(this.#flags, index);
+    return this.#cell(FLAGS, index);
   }
 
   direction(index: number): Direction {
@@ -151,6 +149,15 @@ export class FrameBatchView {
   }
 
   #cell(column: number, index: number): number {
-    return column < 0 ? 0 : (this.#cells[column + index] as number);
+    const found = this.#columns[column] as Uint32Array | Buffer;
+    const numbers = found instanceof Uint32Array ? found : this.#decode(column, found);
+    return numbers[index] ?? 0;
+  }
+
+  #decode(column: number, packed: Buffer): Uint32Array {
+    const name = COLUMN_NAMES[column] ?? '';
+    const numbers = decodeColumn(packed, 0, packed.length, this.count, name);
+    this.#columns[column] = numbers;
+    return numbers;
   }
 }

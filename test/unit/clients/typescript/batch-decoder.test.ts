@@ -147,6 +147,14 @@ function codeOf(body: () => unknown): string {
   return 'no error';
 }
 
+/** Looks at the first frame's entry in every column, for that is when columns are decoded. */
+function look(view: FrameBatchView): void {
+  view.timeDeltaNs(0);
+  view.originalLength(0);
+  view.vifIndex(0);
+  view.flags(0);
+}
+
 describe('the decoder of frame batches', () => {
   it('agrees with the generated one on batches as the generated encoder writes them', () => {
     for (let seed = 1; seed <= 300; seed += 1) {
@@ -199,7 +207,7 @@ describe('the decoder of frame batches', () => {
     }
     const bytes = Buffer.from(FrameBatch.encode(batch).finish());
     for (let length = 0; length < bytes.length; length += 1) {
-      const code = codeOf(() => decodeFrameBatch(bytes, 0, length));
+      const code = codeOf(() => look(decodeFrameBatch(bytes, 0, length)));
       expect(['no error', 'RESPONSE_MALFORMED']).toContain(code);
     }
   });
@@ -212,7 +220,7 @@ describe('the decoder of frame batches', () => {
         const at = next(bytes.length);
         bytes[at] = (bytes[at] as number) ^ (1 << next(8));
       }
-      const code = codeOf(() => decodeFrameBatch(bytes));
+      const code = codeOf(() => look(decodeFrameBatch(bytes)));
       expect(['no error', 'RESPONSE_MALFORMED']).toContain(code);
     }
   });
@@ -231,7 +239,7 @@ describe('the decoder of frame batches', () => {
     ['a wire type that does not exist', [0x4f]],
     ['a time that is cut off', [0x11, 1, 2, 3]],
   ])('refuses %s', (_what, bytes) => {
-    expect(codeOf(() => decodeFrameBatch(Buffer.from(bytes)))).toBe('RESPONSE_MALFORMED');
+    expect(codeOf(() => look(decodeFrameBatch(Buffer.from(bytes))))).toBe('RESPONSE_MALFORMED');
   });
 
   it('reads flags as words', () => {
