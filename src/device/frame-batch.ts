@@ -72,8 +72,8 @@ export class FrameBatch {
   readonly flags: Uint32Array;
   count = 0;
   /**
-   * The frames lie one behind the other, each behind its tag and length as the wire contract has
-   * them: who sends them on takes all of them with one copy.
+   * The frames have the same flags and lie one behind the other, each behind its tag and length as
+   * the wire contract has them: who sends them on takes all of them with one copy.
    */
   isRun = false;
   /** The sum of all lengths. */

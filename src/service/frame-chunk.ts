@@ -4,15 +4,14 @@
  * the message, which lies in local memory too; columns are gathered beside it and written behind
  * the frames when the message is sealed. ts-proto's encoder is the oracle in the tests.
  */
-import type { FrameBatch } from '../device/frame-batch.js';
+import { type FrameBatch, runHeaderBytes, writeRunHeader } from '../device/frame-batch.js';
 import { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 import { MESSAGE_PREFIX_BYTES } from './message-writer.js';
+import { RunColumn, varintBytes, writeVarint } from './run-column.js';
 
 /** `StreamFramesResponse.frames`: field 2, length-delimited. */
 const TAG_FRAMES_MESSAGE = 0x12;
-/** `FrameBatch.frames`: field 1, length-delimited. */
-const TAG_FRAME = 0x0a;
 /** `FrameBatch.base_time_ns`: field 2, 64 bits. */
 const TAG_BASE_TIME = 0x11;
 /** `FrameBatch.time_delta_ns`, `original_length`, `vif_index` and `flags`: fields 3 to 6, packed. */
@@ -50,26 +49,25 @@ export class FrameChunk {
   firstSequence = 0;
   readonly #bytes: Uint8Array;
   readonly #limits: ChunkLimits;
-  readonly #deltas: Uint32Array;
-  readonly #originals: Uint32Array;
-  readonly #vifs: Uint32Array;
-  readonly #flags: Uint32Array;
+  readonly #deltas: RunColumn;
+  /** Filled only where a frame was cut. */
+  readonly #originals: RunColumn;
+  readonly #vifs: RunColumn;
+  readonly #flags: RunColumn;
   #end: number;
   /** Where the bytes of the last frame start. */
   #lastStart = 0;
   #baseTimeNs = 0n;
-  #anyDelta = 0;
-  #anyVif = 0;
   #anyCut = false;
 
   constructor(memory: LocalMemory, limits: ChunkLimits, longestFrame: number) {
     this.region = memory.allocate(FrameChunk.memoryFor(limits, longestFrame));
     this.#bytes = memory.bytes;
     this.#limits = limits;
-    this.#deltas = new Uint32Array(limits.frames);
-    this.#originals = new Uint32Array(limits.frames);
-    this.#vifs = new Uint32Array(limits.frames);
-    this.#flags = new Uint32Array(limits.frames);
+    this.#deltas = new RunColumn(limits.frames);
+    this.#originals = new RunColumn(limits.frames);
+    this.#vifs = new RunColumn(limits.frames);
+    this.#flags = new RunColumn(limits.frames);
     this.#end = this.region.offset + HEADER_BYTES;
   }
 
@@ -81,8 +79,10 @@ export class FrameChunk {
   clear(): void {
     this.frameBytes = 0;
     this.count = 0;
-    this.#anyDelta = 0;
-    this.#anyVif = 0;
+    this.#deltas.clear();
+    this.#originals.clear();
+    this.#vifs.clear();
+    this.#flags.clear();
     this.#anyCut = false;
     this.#end = this.region.offset + HEADER_BYTES;
   }
@@ -114,19 +114,15 @@ export class FrameChunk {
     const offset = batch.offset(index);
     const original = batch.length(index);
     const delta = slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs);
-    let end = this.#end;
-    this.#bytes[end] = TAG_FRAME;
-    end = writeVarint(this.#bytes, end + 1, length);
+    if (original !== length && !this.#anyCut) this.#recoverOriginals();
+    const end = writeRunHeader(this.#bytes, this.#end, length);
     this.#bytes.copyWithin(end, offset, offset + length);
     this.#lastStart = end;
     this.#end = end + length;
-    this.#deltas[slot] = delta;
-    this.#originals[slot] = original;
-    this.#vifs[slot] = vifIndex;
-    this.#flags[slot] = flags;
-    this.#anyDelta |= delta;
-    this.#anyVif |= vifIndex;
-    if (original !== length) this.#anyCut = true;
+    this.#deltas.append(delta, 1);
+    if (this.#anyCut) this.#originals.append(original, 1);
+    this.#vifs.append(vifIndex, 1);
+    this.#flags.append(flags >>> 0, 1);
     this.count = slot + 1;
     this.frameBytes += length;
   }
@@ -149,33 +145,55 @@ export class FrameChunk {
       this.firstSequence = sequence;
       this.#baseTimeNs = batch.timeNs;
     }
-    const { lengths } = batch;
-    const { bytes, frames } = this.#limits;
-    const last = Math.min(end, first + frames - slot);
-    let next = first;
-    let frameBytes = this.frameBytes;
-    while (next < last) {
-      const length = lengths[next] as number;
-      // The first frame goes in whatever its length.
-      if (frameBytes + length > bytes && slot + next > first) break;
-      frameBytes += length;
-      this.#originals[slot + next - first] = length;
-      next += 1;
-    }
+    const next = this.#endOfRun(batch, first, end);
     const start = batch.runStart(first);
     const until = batch.offset(next - 1) + batch.length(next - 1);
     this.#bytes.copyWithin(this.#end, start, until);
     this.#end += until - start;
-    const count = slot + next - first;
-    const delta = slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs);
-    this.#deltas.fill(delta, slot, count);
-    this.#vifs.fill(vifIndex, slot, count);
-    this.#flags.fill(flags, slot, count);
-    this.#anyDelta |= delta;
-    this.#anyVif |= vifIndex;
-    this.count = count;
+    const times = next - first;
+    this.#deltas.append(slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs), times);
+    this.#vifs.append(vifIndex, times);
+    this.#flags.append(flags, times);
+    if (this.#anyCut) {
+      for (let index = first; index < next; index += 1) {
+        this.#originals.append(batch.length(index), 1);
+      }
+    }
+    this.count = slot + times;
+    return next;
+  }
+
+  /** Counts the bytes of as many frames as there is room for; returns the first that is not in. */
+  #endOfRun(batch: FrameBatch, first: number, end: number): number {
+    const { bytes, frames } = this.#limits;
+    const { lengths } = batch;
+    const last = Math.min(end, first + frames - this.count);
+    let frameBytes = this.frameBytes;
+    let next = first;
+    if (first === 0 && last === batch.count && frameBytes + batch.totalBytes <= bytes) {
+      this.frameBytes = frameBytes + batch.totalBytes;
+      return last;
+    }
+    while (next < last) {
+      const length = lengths[next] as number;
+      // The first frame of a message goes in whatever its length.
+      if (frameBytes + length > bytes && this.count + next > first) break;
+      frameBytes += length;
+      next += 1;
+    }
     this.frameBytes = frameBytes;
     return next;
+  }
+
+  /** From the first frame that is cut on, all have their length noted, those before it as well. */
+  #recoverOriginals(): void {
+    this.#anyCut = true;
+    let position = this.region.offset + HEADER_BYTES;
+    for (let slot = 0; slot < this.count; slot += 1) {
+      const length = this.#lengthAt(position + 1);
+      this.#originals.append(length, 1);
+      position += runHeaderBytes(length) + length;
+    }
   }
 
   /**
@@ -199,7 +217,7 @@ export class FrameChunk {
     while (frames.length < this.count) {
       const length = this.#lengthAt(position + 1);
       if (taken + length > bytes) break;
-      const start = position + 1 + varintBytes(length);
+      const start = position + runHeaderBytes(length);
       frames.push(Buffer.from(this.#bytes.subarray(start, start + length)));
       taken += length;
       position = start + length;
@@ -209,10 +227,10 @@ export class FrameChunk {
     const part = FrameBatchMessage.fromPartial({
       frames,
       baseTimeNs: this.#baseTimeNs,
-      timeDeltaNs: [...this.#deltas.subarray(0, count)],
-      originalLength: this.#anyCut ? [...this.#originals.subarray(0, count)] : [],
-      vifIndex: [...this.#vifs.subarray(0, count)],
-      flags: [...this.#flags.subarray(0, count)],
+      timeDeltaNs: this.#deltas.takeFront(count),
+      originalLength: this.#anyCut ? this.#originals.takeFront(count) : [],
+      vifIndex: this.#vifs.takeFront(count),
+      flags: this.#flags.takeFront(count),
       firstSequence: BigInt(this.firstSequence),
     });
     this.#dropFront(count, taken, position);
@@ -223,9 +241,6 @@ export class FrameChunk {
     const start = this.region.offset + HEADER_BYTES;
     this.#bytes.copyWithin(start, position, this.#end);
     this.#end -= position - start;
-    for (const column of [this.#deltas, this.#originals, this.#vifs, this.#flags]) {
-      column.copyWithin(0, count, this.count);
-    }
     this.count -= count;
     this.frameBytes -= bytes;
     this.firstSequence += count;
@@ -246,12 +261,13 @@ export class FrameChunk {
    * `MESSAGE_PREFIX_BYTES` in front of it are the sender's.
    */
   seal(): Buffer {
+    const bytes = this.#bytes;
     let end = this.#end;
     end = this.#writeFixed64(TAG_BASE_TIME, end, this.#baseTimeNs);
-    if (this.#anyDelta !== 0) end = this.#writeColumn(TAG_TIME_DELTA, end, this.#deltas);
-    if (this.#anyCut) end = this.#writeColumn(TAG_ORIGINAL_LENGTH, end, this.#originals);
-    if (this.#anyVif !== 0) end = this.#writeColumn(TAG_VIF_INDEX, end, this.#vifs);
-    end = this.#writeColumn(TAG_FLAGS, end, this.#flags);
+    if (this.#deltas.isNeeded) end = this.#deltas.write(bytes, TAG_TIME_DELTA, end);
+    if (this.#anyCut) end = this.#originals.write(bytes, TAG_ORIGINAL_LENGTH, end);
+    if (this.#vifs.isNeeded) end = this.#vifs.write(bytes, TAG_VIF_INDEX, end);
+    end = this.#flags.write(bytes, TAG_FLAGS, end);
     this.#bytes[end] = TAG_FIRST_SEQUENCE;
     end = writeVarint(this.#bytes, end + 1, this.firstSequence);
     const bodyStart = this.region.offset + HEADER_BYTES;
@@ -272,68 +288,4 @@ export class FrameChunk {
     }
     return position + 9;
   }
-
-  #writeColumn(tag: number, position: number, column: Uint32Array): number {
-    const { count } = this;
-    let length = 0;
-    for (let index = 0; index < count; ) {
-      const end = runEnd(column, index, count);
-      length += (end - index) * varintBytes(column[index] as number);
-      index = end;
-    }
-    this.#bytes[position] = tag;
-    let place = writeVarint(this.#bytes, position + 1, length);
-    for (let index = 0; index < count; ) {
-      const end = runEnd(column, index, count);
-      place = writeRepeated(this.#bytes, place, column[index] as number, end - index);
-      index = end;
-    }
-    return place;
-  }
-}
-
-/** Where the values equal to the one at `start` end: frames of one batch are alike. */
-function runEnd(column: Uint32Array, start: number, count: number): number {
-  const value = column[start];
-  let end = start + 1;
-  while (end < count && column[end] === value) end += 1;
-  return end;
-}
-
-/** Writes a number `times` times and returns where the last one ends. */
-function writeRepeated(bytes: Uint8Array, position: number, value: number, times: number): number {
-  const size = varintBytes(value);
-  const end = position + size * times;
-  if (size === 1) {
-    bytes.fill(value, position, end);
-    return end;
-  }
-  writeVarint(bytes, position, value);
-  // What is there is doubled, so that a long run takes a few copies.
-  for (let done = position + size; done < end; ) {
-    const more = Math.min(done - position, end - done);
-    bytes.copyWithin(done, position, position + more);
-    done += more;
-  }
-  return end;
-}
-
-/** Writes an unsigned number below 2^53 and returns where it ends. */
-function writeVarint(bytes: Uint8Array, position: number, value: number): number {
-  let rest = value;
-  let end = position;
-  while (rest > 0x7f) {
-    bytes[end] = (rest % 128) | 0x80;
-    rest = rest > 0xffffffff ? Math.floor(rest / 128) : rest >>> 7;
-    end += 1;
-  }
-  bytes[end] = rest;
-  return end + 1;
-}
-
-function varintBytes(value: number): number {
-  if (value < 0x80) return 1;
-  if (value < 0x4000) return 2;
-  if (value < 0x200000) return 3;
-  return value < 0x10000000 ? 4 : 5;
 }

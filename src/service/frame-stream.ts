@@ -147,7 +147,7 @@ export class FrameStream {
     if (this.#waitingBytes + batch.totalBytes > queueBytes) return false;
     if (framesMax > 0 && this.#sequence + end - first >= framesMax) return false;
     const flags = batch.flag(first);
-    if ((flags & CHECKSUM_BLANK) !== 0 || !isUniform(batch.flags, first, end)) return false;
+    if ((flags & CHECKSUM_BLANK) !== 0) return false;
     if (direction !== 0 && (flags & 0b11) !== direction) return true;
     for (let next = first; next < end; ) {
       const open = this.#chunkFor(batch.length(next), batch.timeNs);
@@ -424,12 +424,6 @@ export class FrameStream {
     this.#ended = true;
     this.#options.end(error);
   }
-}
-
-function isUniform(values: Uint32Array, first: number, end: number): boolean {
-  const value = values[first];
-  for (let index = first + 1; index < end; index += 1) if (values[index] !== value) return false;
-  return true;
 }
 
 function lossMessage({ first, last, cause }: Loss): StreamFramesResponse {

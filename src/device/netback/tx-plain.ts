@@ -1,6 +1,6 @@
 /**
  * The common case of a TX ring by itself: requests that are a frame each, without extras, fragments
- * or anything to be completed. They become a batch in one pass that knows nothing else. It judges
+ * or anything to be completed, and with the same flags. They become a batch in one pass that knows nothing else. It judges
  * no request: where one is not plain it stops, and TxParser says what that one is.
  */
 import {
@@ -38,12 +38,18 @@ export function parsePlain(scratch: TxScratch, domid: number, pending: number): 
   let totalBytes = 0;
   let count = 0;
   copies.clear();
+  const firstFlags = (requests[1] as number) >>> 16;
   for (; count < pending && place <= end; count += 1) {
     const offsetAndFlags = requests[count * 3 + 1] as number;
     const size = (requests[count * 3 + 2] as number) >>> 16;
     const offset = offsetAndFlags & 0xffff;
     const wireFlags = offsetAndFlags >>> 16;
-    if ((wireFlags & NOT_PLAIN) !== 0 || size < FRAME_BYTES_MIN || offset + size > PAGE_SIZE) {
+    if (
+      (wireFlags & NOT_PLAIN) !== 0 ||
+      wireFlags !== firstFlags ||
+      size < FRAME_BYTES_MIN ||
+      offset + size > PAGE_SIZE
+    ) {
       if (count < PLAIN_MIN) return 0;
       break;
     }
@@ -51,26 +57,22 @@ export function parsePlain(scratch: TxScratch, domid: number, pending: number): 
     copies.fromGrant(domid, requests[count * 3] as number, offset, start, size);
     offsets[count] = start;
     lengths[count] = size;
-    flags[count] =
-      (wireFlags & TX_DATA_VALIDATED) === 0
-        ? DIRECTION_FROM_GUEST
-        : DIRECTION_FROM_GUEST | DATA_VALIDATED;
     totalBytes += size;
     place = start + size;
   }
+  const isValidated = (firstFlags & TX_DATA_VALIDATED) !== 0;
+  flags.fill(DIRECTION_FROM_GUEST | (isValidated ? DATA_VALIDATED : 0), 0, count);
   batch.count = count;
   batch.totalBytes = totalBytes;
   batch.isRun = true;
   return count;
 }
 
-/** Turns the first `count` of `scratch.requests` into responses that say OKAY. */
+/** Makes responses to the first `count` of `scratch.requests` that say OKAY. */
 export function answerPlain(scratch: TxScratch, count: number): void {
-  const { requests } = scratch;
+  const { requests, responses } = scratch;
   for (let slot = 0; slot < count; slot += 1) {
-    // The id in the lower half, RSP_OKAY, which is 0, in the upper; and nothing of ours behind it.
-    requests[slot * 3] = (requests[slot * 3 + 2] as number) & 0xffff;
-    requests[slot * 3 + 1] = 0;
-    requests[slot * 3 + 2] = 0;
+    // The id in the lower half, RSP_OKAY, which is 0, in the upper.
+    responses[slot * 3] = (requests[slot * 3 + 2] as number) & 0xffff;
   }
 }

@@ -110,7 +110,7 @@ export class TxQueue {
     const { ring } = this;
     const oldRspProd = ring.rspProd;
     answerPlain(scratch, count);
-    ring.writeResponses(scratch.requests, count);
+    ring.writeResponses(scratch.responses, count);
     ring.reqCons = (ring.reqCons + count) >>> 0;
     if (ring.pushResponses(oldRspProd)) notify();
     return count;

@@ -21,6 +21,8 @@ export class TxScratch {
   readonly staging: LocalRegion;
   /** The requests as they were on the ring, three words each: all parsing is of this copy. */
   readonly requests = new Uint32Array(TX_SLOTS_MAX * 3);
+  /** Responses to plain requests. The words that a response does not use are and stay zero. */
+  readonly responses = new Uint32Array(TX_SLOTS_MAX * 3);
   readonly slotIds = new Uint16Array(TX_SLOTS_MAX);
   readonly slotKinds = new Uint8Array(TX_SLOTS_MAX);
   readonly packetSlots = new Uint16Array(TX_SLOTS_MAX);

@@ -16,11 +16,13 @@ const ENTRIES_PER_PAGE = 512;
 /** What a Linux guest of 64 grant table pages, Xen's default, can grant. */
 export const GRANTS_MAX_DEFAULT = 64 * ENTRIES_PER_PAGE;
 
+/** The bit of `#rights` above every domid. */
+const READ_ONLY = 1 << 16;
+
 /** A page granted under a reference, or a mapping of one whose reference is gone by now. */
 export interface GrantEntry {
   readonly ref: number;
   readonly frame: Frame;
-  readonly offset: number;
   readonly domid: number;
   readonly readOnly: boolean;
   /** How many mappings there are at this moment. */
@@ -33,6 +35,9 @@ export class GrantTable {
   readonly domid: number;
   readonly #grantsMax: number;
   #entries: (GrantEntry | undefined)[] = [];
+  /** What a copy asks of each reference: where its page is (0: nowhere), and who may do what. */
+  #places = new Uint32Array(ENTRIES_PER_PAGE);
+  #rights = new Uint32Array(ENTRIES_PER_PAGE);
   /** References given back, the last one on top: Linux hands it out again first. */
   readonly #freed: number[] = [];
   #unused = FIRST_REF;
@@ -52,17 +57,18 @@ export class GrantTable {
     if (ref >= this.#grantsMax) {
       throw new MisuseError(`Grant ${ref} lies past the end of domain ${this.domid}'s table.`);
     }
-    while (ref >= this.#tableSize) this.#tableSize += ENTRIES_PER_PAGE;
+    while (ref >= this.#tableSize) this.#grow();
     const entry: GrantEntry = {
       ref,
       frame,
-      offset: frame.offset,
       domid,
       readOnly: access === 'read',
       pins: 0,
       deferred: false,
     };
     this.#entries[ref] = entry;
+    this.#places[ref] = frame.offset;
+    this.#rights[ref] = domid | (entry.readOnly ? READ_ONLY : 0);
     return entry;
   }
 
@@ -75,12 +81,14 @@ export class GrantTable {
   end(entry: GrantEntry): void {
     if (this.#entries[entry.ref] !== entry) return;
     this.#entries[entry.ref] = undefined;
+    this.#places[entry.ref] = 0;
     this.#freed.push(entry.ref);
   }
 
   /** Ends all grants, for the domain is gone. */
   clear(): void {
     this.#entries = [];
+    this.#places.fill(0);
   }
 
   /** Whether any grant is of this page. Looks at the whole table: for tests. */
@@ -95,13 +103,12 @@ export class GrantTable {
 
   /** Where a grant's page starts, for a copy by `domid`; a negative GNTST value if it may not. */
   resolve(ref: number, domid: number, write: boolean): number {
-    const entry = this.#entries[ref];
-    if (entry === undefined) {
-      return ref < this.#tableSize ? GNTST_GENERAL_ERROR : GNTST_BAD_GNTREF;
-    }
+    const place = this.#places[ref] ?? 0;
+    if (place === 0) return ref < this.#tableSize ? GNTST_GENERAL_ERROR : GNTST_BAD_GNTREF;
+    const rights = this.#rights[ref] as number;
     // Xen answers both a foreign grant and a write to a read-only one with a general error.
-    if (entry.domid !== domid || (write && entry.readOnly)) return GNTST_GENERAL_ERROR;
-    return entry.offset;
+    if (rights === domid || (!write && rights === (domid | READ_ONLY))) return place;
+    return GNTST_GENERAL_ERROR;
   }
 
   /** Counts a mapping by `domid` and holds the page. @throws GrantError when it is not allowed. */
@@ -127,6 +134,16 @@ export class GrantTable {
     entry.deferred = false;
     this.end(entry);
     entry.frame.release();
+  }
+
+  #grow(): void {
+    this.#tableSize += ENTRIES_PER_PAGE;
+    const places = new Uint32Array(this.#tableSize);
+    places.set(this.#places);
+    this.#places = places;
+    const rights = new Uint32Array(this.#tableSize);
+    rights.set(this.#rights);
+    this.#rights = rights;
   }
 
   /** A raw guest may have put an entry of its own under any reference, so taken ones are skipped. */
