@@ -32,6 +32,47 @@ export class FrameStage {
     this.#used += end - start;
   }
 
+  /**
+   * Becomes a run (see `FrameBatch.isRun`) of the frames in `source[start .. end)`, each behind its
+   * tag and length, as many as there is room for, and at most `framesMax`. They have been walked before, and are well formed.
+   * Returns where the first that is not in begins.
+   */
+  fillFromRun(source: Uint8Array, start: number, end: number, framesMax: number): number {
+    this.clear();
+    const { batch } = this;
+    const { bytes, lengths, offsets } = batch;
+    const target = this.#region.offset;
+    const shift = target - start;
+    let position = start;
+    let count = 0;
+    const last = Math.min(STAGE_FRAMES, framesMax);
+    while (position < end && count < last) {
+      let length = source[position + 1] as number;
+      let header = 2;
+      if (length >= 0x80) {
+        length = (length & 0x7f) | ((source[position + 2] as number) << 7);
+        header = 3;
+        if (length >= 0x4000) {
+          length = (length & 0x3fff) | ((source[position + 3] as number) << 14);
+          header = 4;
+        }
+      }
+      const next = position + header + length;
+      if (next - start > STAGE_BYTES) break;
+      offsets[count] = position + header + shift;
+      lengths[count] = length;
+      batch.totalBytes += length;
+      position = next;
+      count += 1;
+    }
+    bytes.set(source.subarray(start, position), target);
+    batch.flags.fill(0, 0, count);
+    batch.count = count;
+    batch.isRun = true;
+    this.#used = position - start;
+    return position;
+  }
+
   clear(): void {
     this.batch.clear();
     this.#used = 0;

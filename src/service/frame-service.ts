@@ -15,7 +15,6 @@ import {
 import {
   FrameMode,
   FrameServiceService,
-  type StreamFramesRequest,
   StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
 import type { Switches } from '../switch/switches.js';
@@ -23,6 +22,7 @@ import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
 import { type ClientLease, ClientPorts } from './client-ports.js';
 import { checkOpen, checkVifNames } from './frame-options.js';
+import { type ClientMessage, decodeClientMessage, SentFrames } from './frame-request.js';
 import { type FrameCall, FrameSession } from './frame-session.js';
 import type { FrameMessage } from './frame-stream.js';
 import { PlainFrames } from './plain-frames.js';
@@ -33,6 +33,7 @@ import type { VifRegistry } from './vif-registry.js';
 export const frameServiceDefinition = {
   streamFrames: {
     ...FrameServiceService.streamFrames,
+    requestDeserialize: decodeClientMessage,
     responseSerialize: (message: FrameMessage): Buffer =>
       Buffer.isBuffer(message)
         ? message
@@ -131,7 +132,8 @@ export class FrameService {
     call.on('error', leave);
   }
 
-  #open(call: FrameCall, request: StreamFramesRequest, leave: () => void): FrameSession {
+  #open(call: FrameCall, request: ClientMessage, leave: () => void): FrameSession {
+    if (request instanceof SentFrames) throw openExpected();
     if (request.message?.$case !== 'open') throw openExpected();
     if (this.#sessions.size >= this.#limits.frameStreams) {
       const text = `All ${this.#limits.frameStreams} streams of frames are in use.`;

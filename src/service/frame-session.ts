@@ -11,7 +11,6 @@ import {
   type FrameBatch as FrameBatchMessage,
   FrameMode,
   type OpenFrames,
-  type StreamFramesRequest,
   StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
 import { VifPhase } from '../gen/xenvif/v1/vif.js';
@@ -19,13 +18,14 @@ import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
 import type { ClientLease } from './client-ports.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
+import { type ClientMessage, SentFrames } from './frame-request.js';
 import { type FrameMessage, FrameStream } from './frame-stream.js';
 import { copyWithRoom, encodedWriter } from './message-writer.js';
 import type { PlainFrames } from './plain-frames.js';
 import { toPort } from './switch-ports.js';
 import { phaseOf, type VifRegistry } from './vif-registry.js';
 
-export type FrameCall = ServerDuplexStream<StreamFramesRequest, FrameMessage>;
+export type FrameCall = ServerDuplexStream<ClientMessage, FrameMessage>;
 
 export interface SessionParts {
   readonly call: FrameCall;
@@ -53,6 +53,16 @@ function frameWriter(call: FrameCall): (message: FrameMessage, done: () => void)
   };
 }
 
+/** How long a client's frames wait for a guest that posts no buffers, before they may be lost. */
+const ROOM_WAIT_MS = 10;
+
+/** A client's message on its way to the guest. */
+interface Sending {
+  readonly sent: SentFrames;
+  position: number;
+  readonly outcomes: number[];
+}
+
 export class FrameSession {
   readonly devices: readonly NetbackDevice[];
   readonly #parts: SessionParts;
@@ -62,6 +72,8 @@ export class FrameSession {
   readonly #outcomes: Uint8Array;
   /** The reason that the client knows of each vif. */
   readonly #reported: string[];
+  #sending: Sending | undefined;
+  #stopWaiting: (() => void) | undefined;
 
   constructor(parts: SessionParts) {
     const { call, options } = parts;
@@ -114,7 +126,11 @@ export class FrameSession {
   }
 
   /** Takes a message behind the first. */
-  take(request: StreamFramesRequest): void {
+  take(request: ClientMessage): void {
+    if (request instanceof SentFrames) {
+      this.#injectSent(request);
+      return;
+    }
     const { message } = request;
     switch (message?.$case) {
       case 'frames':
@@ -147,6 +163,8 @@ export class FrameSession {
   }
 
   close(): void {
+    this.#sending = undefined;
+    this.#stopWaiting?.();
     this.#parts.lease?.release(false);
     for (const end of this.#ends) end();
     this.#ends.length = 0;
@@ -185,12 +203,68 @@ export class FrameSession {
     this.#outcomes.fill(WriteOutcome.accepted, 0, batch.count);
   }
 
+  #checkAttached(): void {
+    if (this.#parts.options.mode === FrameMode.ATTACH) return;
+    const text = 'Frames can be sent on a stream in ATTACH mode only.';
+    throw new FailedPreconditionError('NOT_ATTACHED', text);
+  }
+
+  /** Takes frames that lie in their message. */
+  #injectSent(sent: SentFrames): void {
+    this.#checkAttached();
+    if (sent.faultIndex >= 0) checkFrame(sent.faultLength, sent.faultIndex);
+    // A call that is paused brings nothing; should it all the same, order comes first.
+    if (this.#sending !== undefined) this.#sendOn(true);
+    this.#sending = { sent, position: sent.start, outcomes: [] };
+    this.#sendOn(false);
+  }
+
+  /**
+   * Sends as many frames as the guest has buffers for. While it has none the client is not read from:
+   * one that is faster than its guest waits, for a while, before frames are lost.
+   */
+  #sendOn(isLate: boolean): void {
+    this.#stopWaiting = undefined;
+    const sending = this.#sending;
+    if (sending === undefined) return;
+    const { call, open, stage } = this.#parts;
+    const { outcomes, sent } = sending;
+    const device = this.#parts.lease === undefined ? this.devices[0] : undefined;
+    while (sending.position < sent.end) {
+      const room = isLate || device === undefined ? Number.POSITIVE_INFINITY : device.room;
+      if (room === 0) {
+        if (!call.isPaused()) call.pause();
+        this.#awaitRoom(device);
+        return;
+      }
+      sending.position = stage.fillFromRun(sent.bytes, sending.position, sent.end, room);
+      this.#send(stage.batch);
+      for (let index = 0; open.reportResults && index < stage.batch.count; index += 1) {
+        outcomes.push(this.#outcomes[index] as number);
+      }
+    }
+    stage.clear();
+    this.#sending = undefined;
+    if (open.reportResults) this.#reportResults(sent.firstSequence, outcomes);
+    if (call.isPaused()) call.resume();
+  }
+
+  #awaitRoom(device: NetbackDevice | undefined): void {
+    const sinceMs = performance.now();
+    this.#stopWaiting = device?.awaitRoom(() => {
+      this.#sendOn(performance.now() - sinceMs >= ROOM_WAIT_MS);
+    }, ROOM_WAIT_MS);
+  }
+
+  #reportResults(firstSequence: bigint, outcomes: readonly number[]): void {
+    this.#stream.send({
+      message: { $case: 'results', value: { firstSequence, outcomes: outcomes.map(toOutcome) } },
+    });
+  }
+
   /** Sends the client's frames to the guest, and its outcomes back where it wants them. */
   #inject(message: FrameBatchMessage): void {
-    if (this.#parts.options.mode !== FrameMode.ATTACH) {
-      const text = 'Frames can be sent on a stream in ATTACH mode only.';
-      throw new FailedPreconditionError('NOT_ATTACHED', text);
-    }
+    this.#checkAttached();
     for (const [index, frame] of message.frames.entries()) checkFrame(frame.length, index);
     const { stage } = this.#parts;
     const outcomes: number[] = [];
@@ -206,12 +280,6 @@ export class FrameSession {
       stage.add(frame, 0, frame.length, 0);
     }
     flush();
-    if (!this.#parts.open.reportResults) return;
-    this.#stream.send({
-      message: {
-        $case: 'results',
-        value: { firstSequence: message.firstSequence, outcomes: outcomes.map(toOutcome) },
-      },
-    });
+    if (this.#parts.open.reportResults) this.#reportResults(message.firstSequence, outcomes);
   }
 }

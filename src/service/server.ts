@@ -20,6 +20,7 @@ import { HostService } from './host-service.js';
 import { reflectionService } from './reflection.js';
 import { StatsService } from './stats-service.js';
 import { SwitchService } from './switch-service.js';
+import { widenConnections, widenStreams } from './upload-window.js';
 import { type OpenDomain, VchanService } from './vchan-service.js';
 import { VifRegistry } from './vif-registry.js';
 import { VifService } from './vif-service.js';
@@ -77,6 +78,7 @@ export class GrpcServer {
     this.vchans = new VchanService({ xen, logger, channelsMax, openDomain });
     this.#server.addService(VchanServiceService, this.vchans.handlers());
     this.#server.addService(HostServiceService, host.handlers());
+    widenStreams(this.#server);
     this.#health.addToServer(this.#server);
     reflectionService().addToServer(this.#server);
   }
@@ -85,8 +87,10 @@ export class GrpcServer {
   async listen(address: string): Promise<number> {
     return await new Promise<number>((resolve, reject) => {
       this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) => {
-        if (error === null) resolve(port);
-        else
+        if (error === null) {
+          widenConnections(this.#server);
+          resolve(port);
+        } else
           reject(
             new StartupError(
               'ADDRESS_IN_USE',

@@ -1,6 +1,8 @@
 /**
- * The product's own path, from an emulated ring through netback and FrameService to a socket.
- * Usage: ring-server FRAME_BYTES; prints the address and serves until its parent ends it.
+ * The product's own path between an emulated ring and a socket, through netback and FrameService.
+ * Usage: ring-server FRAME_BYTES [receive]; prints the address and serves until its parent ends it. The
+ * guest sends frames to who observes it; with `receive` it only takes what is sent to it. Asked by a
+ * line on its standard input, it prints { sent, received, ms, cpuMs }.
  */
 import { pino } from 'pino';
 import { loadConfig } from '../../dist/config.js';
@@ -9,7 +11,7 @@ import { plugVif } from '../../dist/device/netback/toolstack.js';
 import { GrpcServer } from '../../dist/service/server.js';
 import { Switches } from '../../dist/switch/switches.js';
 import { Hypervisor } from '../../dist/xen/emulated/index.js';
-import { RingProducer } from './ring-producer.js';
+import { RingGuest } from './ring-guest.js';
 
 /** Frames are made while less than this waits, so that what is measured is delivery, not loss. */
 const WAITING_BYTES_MAX = 1024 * 1024;
@@ -31,20 +33,31 @@ await plugVif(xen.store, { ...vif, labels: {}, uid: 'bench' });
 while (netback.get(guest.domid, 0)?.status.backendState !== 2) {
   await new Promise((resolve) => setTimeout(resolve, 1));
 }
-const producer = await RingProducer.connect(guestXen, frameBytes);
+const ring = await RingGuest.connect(guestXen, frameBytes);
 
 /** Sends while somebody listens and keeps up; looks again at every turn while nobody does. */
 function send(): void {
   if (server.frames.streams > 0 && server.frames.waitingBytes < WAITING_BYTES_MAX) {
-    producer.turn();
-    producer.awaitRoom();
+    ring.turn();
+    ring.awaitRoom();
   } else {
-    setImmediate(send);
+    ring.onRoom = () => undefined;
+    setImmediate(() => {
+      ring.onRoom = send;
+      send();
+    });
   }
 }
-producer.onRoom = send;
-send();
-process.on('SIGUSR2', () =>
-  process.stderr.write(`${JSON.stringify(process.cpuUsage())} ${producer.sent}\n`),
-);
+if (process.argv[3] !== 'receive') {
+  ring.onRoom = send;
+  send();
+}
+
+process.stdin.on('data', () => {
+  const { system, user } = process.cpuUsage();
+  const { received, sent } = ring;
+  const cpuMs = (system + user) / 1000;
+  console.log(JSON.stringify({ sent, received, ms: performance.now(), cpuMs }));
+});
+process.on('SIGINT', () => process.exit(0));
 console.log(`127.0.0.1:${port}`);

@@ -73,6 +73,20 @@ export class BatchEncoder {
     return this.#byteCount >= BATCH_BYTES || this.#frameCount >= BATCH_FRAMES;
   }
 
+  /** The message being filled. */
+  get bytes(): Buffer {
+    this.#staging ??= this.#spare.pop() ?? Buffer.allocUnsafeSlow(STAGING_BYTES);
+    return this.#staging;
+  }
+
+  /** Makes room for a frame in `bytes` and answers where. Check its length and `isFull` first. */
+  place(length: number): number {
+    this.#startFrame(length);
+    const start = this.#pos;
+    this.#pos = start + length;
+    return start;
+  }
+
   /** Copies one frame in. Check its length and `isFull` first. */
   add(frame: Uint8Array): void {
     const staging = this.#startFrame(frame.length);
@@ -91,7 +105,7 @@ export class BatchEncoder {
 
   /** Finishes the message. `firstSequence` (0: none) comes back in the results. */
   finish(firstSequence: number): EncodedBatch {
-    const staging = this.#staging ?? Buffer.allocUnsafeSlow(STAGING_BYTES);
+    const staging = this.bytes;
     if (firstSequence !== 0) {
       staging[this.#pos++] = FIRST_SEQUENCE_TAG;
       this.#pos = writeVarint(staging, this.#pos, firstSequence);
@@ -117,8 +131,7 @@ export class BatchEncoder {
   }
 
   #startFrame(length: number): Buffer {
-    this.#staging ??= this.#spare.pop() ?? Buffer.allocUnsafeSlow(STAGING_BYTES);
-    const staging = this.#staging;
+    const staging = this.bytes;
     staging[this.#pos++] = FRAME_TAG;
     this.#pos = writeVarint(staging, this.#pos, length);
     this.#frameCount += 1;

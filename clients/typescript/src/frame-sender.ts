@@ -59,6 +59,40 @@ export class FrameSender {
    * @throws XenvifClientError SEND_QUEUE_FULL, and after the end whatever ended the call.
    */
   add(parts: readonly Uint8Array[], length: number): PendingMessage {
+    const filling = this.#fill(length);
+    const [first] = parts;
+    if (parts.length === 1 && first !== undefined) this.#encoder.add(first);
+    else this.#encoder.addParts(parts, length);
+    return filling;
+  }
+
+  /**
+   * Makes room for a frame of `length` bytes, which the caller writes into `bytes` at the place that
+   * is answered, before the turn of the event loop is over.
+   * @throws as `add`.
+   */
+  place(length: number): number {
+    this.#fill(length);
+    return this.#encoder.place(length);
+  }
+
+  /** The message being filled. */
+  get bytes(): Buffer {
+    return this.#encoder.bytes;
+  }
+
+  /** Settles when no more than `bytes` wait for the transport. @throws whatever ends the call. */
+  async drained(bytes: number): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    while (this.#queuedBytes > bytes) {
+      const [oldest = this.#filling] = this.#inFlight.keys();
+      if (oldest === undefined) return;
+      await oldest.accepted.promise;
+    }
+  }
+
+  /** The message that takes a frame of `length` bytes. */
+  #fill(length: number): PendingMessage {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#queuedBytes + length > this.#options.queueBytes) throw queueFull();
     if (this.#encoder.isFull) this.flush();
@@ -67,9 +101,6 @@ export class FrameSender {
       // After every promise of this turn has run: frames written one by one in a loop share a message.
       process.nextTick(() => this.flush());
     }
-    const [first] = parts;
-    if (parts.length === 1 && first !== undefined) this.#encoder.add(first);
-    else this.#encoder.addParts(parts, length);
     this.#queuedBytes += length;
     return this.#filling;
   }

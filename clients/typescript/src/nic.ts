@@ -201,6 +201,31 @@ export class Nic implements Network, AsyncIterable<Frame> {
   }
 
   /**
+   * The fast face of writing, for which nothing is made for a frame and nothing is copied: makes room
+   * for a frame of `length` bytes in the message that goes out next and answers where in
+   * `placedBytes` it is to be written, at once, before anything is awaited. Several may be placed in a
+   * row. `drained` holds a writer back that is faster than the transport.
+   * @throws XenvifClientError as `write`.
+   */
+  place(length: number): number {
+    checkFrameLength(length);
+    return this.#sender.place(length);
+  }
+
+  /** The memory that the frame placed last goes to. Another call of `place` may change it. */
+  get placedBytes(): Buffer {
+    return this.#sender.bytes;
+  }
+
+  /**
+   * Settles when at most `bytes` of the frames written so far wait for the transport.
+   * @throws XenvifClientError with what ended the NIC.
+   */
+  async drained(bytes = WRITE_AHEAD_BYTES): Promise<void> {
+    await this.#sender.drained(bytes);
+  }
+
+  /**
    * Sends frames and waits for the daemon to tell what became of each.
    * @throws XenvifClientError RESULTS_NOT_REPORTED without the option `reportResults`; CONNECTION_LOST
    *   when the connection broke before the daemon could tell; as `write`.

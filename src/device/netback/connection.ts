@@ -32,6 +32,7 @@ import type { FrontendParameters, NetbackFeatures } from './handshake.js';
 import { MulticastFilter } from './multicast-filter.js';
 import { Queue } from './queue.js';
 import { NO_HASH } from './rx-filler.js';
+import { isPlain } from './rx-plain.js';
 import { PATIENCE_WITH_NOTIFY, PATIENCE_WITHOUT_NOTIFY } from './rx-queue.js';
 
 export interface ConnectionHooks {
@@ -63,6 +64,8 @@ export class Connection {
   readonly #multicast: MulticastFilter;
   readonly #steering: FlowSteering;
   readonly #control: ControlRing | undefined;
+  /** Who waits for the guest to post buffers. */
+  readonly #awaitingRoom = new Set<() => void>();
   /** The guest takes a blank checksum whatever is in the frame. */
   readonly #takesBlank: boolean;
 
@@ -92,6 +95,7 @@ export class Connection {
             bucket: hooks.bucket,
             isDown: hooks.isDown,
             fault: hooks.fault,
+            onRoom: () => this.#tellRoom(),
           }),
         );
       }
@@ -112,6 +116,10 @@ export class Connection {
   write(batch: FrameBatch, outcomes?: Uint8Array): number {
     let accepted = 0;
     try {
+      if (this.#sendPlain(batch)) {
+        outcomes?.fill(WriteOutcome.accepted, 0, batch.count);
+        return batch.count;
+      }
       for (let index = 0; index < batch.count; index += 1) {
         const outcome = this.#send(batch, index);
         if (outcome === WriteOutcome.accepted) accepted += 1;
@@ -124,6 +132,40 @@ export class Connection {
       return 0;
     }
     return accepted;
+  }
+
+  /** How many frames of one buffer each the guest can take now, whichever queue they go to. */
+  get room(): number {
+    try {
+      let room = Number.POSITIVE_INFINITY;
+      for (const queue of this.queues) room = Math.min(room, queue.rx.room);
+      return room;
+    } catch (error) {
+      this.#hooks.fault(error);
+      return 0;
+    }
+  }
+
+  /** Calls `onRoom` once, when the guest has posted buffers; returns a function that ends that. */
+  awaitRoom(onRoom: () => void): () => void {
+    this.#awaitingRoom.add(onRoom);
+    try {
+      let isRoom = true;
+      for (const queue of this.queues) isRoom = queue.rx.awaitRoom() && isRoom;
+      // Who waits is not called within the call.
+      if (isRoom) setImmediate(() => this.#tellRoom());
+    } catch (error) {
+      this.#hooks.fault(error);
+    }
+    return () => this.#awaitingRoom.delete(onRoom);
+  }
+
+  #tellRoom(): boolean {
+    if (this.#awaitingRoom.size === 0 || this.room === 0) return false;
+    const waiting = [...this.#awaitingRoom];
+    this.#awaitingRoom.clear();
+    for (const onRoom of waiting) onRoom();
+    return true;
   }
 
   /** The guest has changed its mind about multicast filtering. */
@@ -151,6 +193,13 @@ export class Connection {
   close(): void {
     for (const queue of this.queues) queue.close();
     this.#control?.close();
+  }
+
+  /** Sends a batch whose frames need no look; false where they do. */
+  #sendPlain(batch: FrameBatch): boolean {
+    if (!isPlain(batch) || this.#steering.isNeeded || this.#multicast.enabled) return false;
+    if (this.#hooks.isDown()) return false;
+    return this.queues[0]?.rx.sendPlain(batch) ?? false;
   }
 
   #send(batch: FrameBatch, index: number): WriteOutcome {

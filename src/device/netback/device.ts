@@ -174,6 +174,32 @@ export class NetbackDevice extends NetworkBase {
     return 0;
   }
 
+  /**
+   * How many frames of a page at most can be written now that need not wait for the guest. Without a
+   * guest there is no limit: nothing waits.
+   */
+  get room(): number {
+    return this.#connection?.room ?? Number.POSITIVE_INFINITY;
+  }
+
+  /**
+   * Calls `onRoom` once, when there is room, or at the latest after `waitMs`: a guest that tells of
+   * nothing, or wants nothing, holds nobody up. Returns a function that ends the wait.
+   */
+  awaitRoom(onRoom: () => void, waitMs: number): () => void {
+    const done = () => {
+      stop();
+      onRoom();
+    };
+    const timer = setTimeout(done, waitMs);
+    const forget = this.#connection?.awaitRoom(done);
+    const stop = () => {
+      clearTimeout(timer);
+      forget?.();
+    };
+    return stop;
+  }
+
   /** As `listenBatch`, but with the frames of both directions, as they pass. */
   observeBatch(onBatch: BatchListener): () => void {
     this.#observers.add(onBatch);

@@ -28,6 +28,11 @@ export class FlowSteering {
     return this.algorithm === HASH_ALGORITHM_TOEPLITZ && this.#types !== 0;
   }
 
+  /** There are queues to choose from, or something is told of flows. */
+  get isNeeded(): boolean {
+    return this.queues > 1 || this.#isConfigured;
+  }
+
   /** The queue for a frame; `hash` says then what the guest may be told about it. */
   choose(bytes: Uint8Array, offset: number, length: number): number {
     const { hash } = this;

@@ -22,6 +22,8 @@ export interface QueueOptions extends TxOptions {
   readonly scatterGather: boolean;
   readonly patience: RxPatience;
   readonly toGuest: () => BatchListener | undefined;
+  /** Called when there may be buffers for more frames to the guest; returns whether any came. */
+  readonly onRoom: () => boolean;
   /** The rings make no sense, or Xen failed us: the connection must be closed. */
   readonly fault: (error: unknown) => void;
 }
@@ -31,6 +33,7 @@ export class Queue {
   readonly #context: NetbackContext;
   readonly #metrics: QueueMetrics;
   readonly #fault: (error: unknown) => void;
+  readonly #onRoom: () => boolean;
   readonly #tx: TxQueue;
   readonly #pages: MappedPage[];
   readonly #txChannel: PatientChannel;
@@ -54,6 +57,7 @@ export class Queue {
     this.#context = context;
     this.#metrics = metrics;
     this.#fault = fault;
+    this.#onRoom = options.onRoom;
     const undo: (() => void)[] = [];
     try {
       const txPage = xen.grants.map(domid, parameters.txRingRef, 'write');
@@ -176,7 +180,8 @@ export class Queue {
   #onBuffers(): void {
     if (!this.#open || !this.#context.running) return;
     try {
-      const worked = this.rx.flush();
+      const flushed = this.rx.flush();
+      const worked = this.#onRoom() || flushed;
       if (this.#open && this.#rxChannel !== this.#txChannel) this.#rxChannel.unmask(worked);
     } catch (error) {
       this.#fault(error);
@@ -191,7 +196,12 @@ export class Queue {
     this.#immediate = undefined;
     if (!this.#open || !this.#context.running) return;
     try {
-      let worked = this.#rxChannel === this.#txChannel && this.rx.flush();
+      let worked = false;
+      if (this.#rxChannel === this.#txChannel) {
+        const flushed = this.rx.flush();
+        worked = this.#onRoom() || flushed;
+        if (!this.#open) return;
+      }
       for (let batch = 0; batch < BATCHES_PER_TURN; batch += 1) {
         if (this.#tx.consume(this.#notifyTx) > 0) {
           worked = true;

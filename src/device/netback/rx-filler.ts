@@ -8,8 +8,6 @@ import { AnswerLog } from '../../ring/answer-log.js';
 import { HASH_ALGORITHM_TOEPLITZ } from '../../ring/netif-ctrl.js';
 import { EXTRA_FLAG_MORE, writeGsoExtra, writeHashExtra } from '../../ring/netif-extra.js';
 import {
-  RX_CSUM_BLANK,
-  RX_DATA_VALIDATED,
   RX_EXTRA_INFO,
   RX_MORE_DATA,
   RX_SLOT_BYTES,
@@ -25,10 +23,9 @@ import type { Page } from '../../xen/page.js';
 import { type Grants, PAGE_SIZE } from '../../xen/xen.js';
 import { frameTimeNs } from '../clock.js';
 import {
-  CHECKSUM_BLANK,
-  DATA_VALIDATED,
   DIRECTION_TO_GUEST,
   FRAME_BYTES_MAX,
+  type FrameBatch,
   gsoSizeOf,
   gsoTypeOf,
   METADATA_MASK,
@@ -36,6 +33,8 @@ import {
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import { finishRxAnswers } from './answer-recovery.js';
+import { checksumFlags } from './rx-checksum.js';
+import { fillPlain } from './rx-plain.js';
 import type { RxScratch } from './rx-scratch.js';
 
 /** `RxScratch.slotKinds`. */
@@ -93,6 +92,32 @@ export class RxFiller {
     const slots = Math.ceil(length / PAGE_SIZE);
     if (slots > 1 && !this.#options.scatterGather) return 0;
     return slots + (gsoTypeOf(flags) === 0 ? 0 : 1) + (hashType === 0 ? 0 : 1);
+  }
+
+  /**
+   * Sends all of a plain batch at once. False, and nothing has happened, where that cannot be.
+   * @throws ProtocolError when the ring makes no sense.
+   */
+  sendPlain(batch: FrameBatch): boolean {
+    const { ring } = this;
+    const oldRspProd = ring.rspProd;
+    const { domid, notify, observer } = this.#options;
+    if (!fillPlain(ring, this.#log, this.#grants, this.#scratch, batch, domid)) return false;
+    this.#metrics.rx.count(batch.count, batch.totalBytes);
+    const observe = observer();
+    if (observe !== undefined) {
+      const { sent } = this.#scratch;
+      const flags = (batch.flag(0) & METADATA_MASK) | DIRECTION_TO_GUEST;
+      sent.clear();
+      for (let index = 0; index < batch.count; index += 1) {
+        sent.add(batch.offset(index), batch.length(index), flags);
+      }
+      sent.isRun = true;
+      sent.timeNs = frameTimeNs();
+      observe(sent);
+    }
+    if (ring.pushResponses(oldRspProd)) notify();
+    return true;
   }
 
   /** Begins a batch. @throws ProtocolError when the ring makes no sense. */
@@ -242,11 +267,3 @@ export class RxFiller {
 
 /** The hash of a frame of which nothing is told. */
 export const NO_HASH: NetifHash = { hash: 0, type: 0 };
-
-/** The checksum bits as an RX slot has them: the other way round than in TX. */
-function checksumFlags(flags: number): number {
-  let result = 0;
-  if ((flags & CHECKSUM_BLANK) !== 0) result |= RX_CSUM_BLANK | RX_DATA_VALIDATED;
-  if ((flags & DATA_VALIDATED) !== 0) result |= RX_DATA_VALIDATED;
-  return result;
-}

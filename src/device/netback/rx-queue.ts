@@ -12,6 +12,7 @@ import type { NetifHash } from '../../wire/toeplitz.js';
 import type { LocalMemory } from '../../xen/local-memory.js';
 import type { Page } from '../../xen/page.js';
 import type { Grants } from '../../xen/xen.js';
+import type { FrameBatch } from '../frame-batch.js';
 import { FrameQueue } from '../frame-queue.js';
 import type { QueueMetrics } from '../metrics.js';
 import { WriteOutcome } from '../network.js';
@@ -111,6 +112,29 @@ export class RxQueue {
     if (this.#queue.push(offset, length, flags, performance.now())) return WriteOutcome.accepted;
     this.#metrics.rx.drop('rx-queue', 'RX_QUEUE_FULL');
     return WriteOutcome.queueFull;
+  }
+
+  /**
+   * Sends all of a plain batch (see `isPlain`) at once. False, and nothing has happened, where that
+   * cannot be. Not between `send` and `commit`.
+   * @throws ProtocolError when the ring makes no sense.
+   */
+  sendPlain(batch: FrameBatch): boolean {
+    if (this.#queue.count > 0 || this.#stalledSlots > 0) return false;
+    if (!this.#filler.sendPlain(batch)) return false;
+    this.#progressMs = performance.now();
+    return true;
+  }
+
+  /** Buffers that frames can be put into now; 0 while others wait for some. */
+  get room(): number {
+    return this.#queue.count > 0 || this.#stalledSlots > 0 ? 0 : this.ring.pendingRequests();
+  }
+
+  /** Has the guest tell of the next buffer that it posts. Returns whether there is one already. */
+  awaitRoom(): boolean {
+    if (this.#queue.count > 0 || this.#stalledSlots > 0) return false;
+    return this.ring.requestEvent(1) > 0;
   }
 
   /** Carries out what `send` took. */

@@ -12,6 +12,8 @@ const SLOTS_MAX = 256;
 export class RxScratch {
   readonly copies: CopyBatch;
   readonly sent: FrameBatch;
+  /** Requests as they were on the ring, and then their responses, two words each. */
+  readonly words = new Uint32Array(SLOTS_MAX * 2);
   /** What each slot is answered with: a piece of a frame, or an extra. */
   readonly slotKinds = new Uint8Array(SLOTS_MAX);
   readonly slotIds = new Uint16Array(SLOTS_MAX);

@@ -1,0 +1,141 @@
+/**
+ * A guest that does nothing but send and receive. Its frames lie ready in pages that are granted once,
+ * and a turn writes requests for as many as the ring has room for; what it receives it counts and
+ * forgets. What it costs is a few stores a frame.
+ */
+import { RX_SLOT_BYTES } from '../../dist/ring/netif-rx.js';
+import { TX_SLOT_BYTES } from '../../dist/ring/netif-tx.js';
+import { FrontRing } from '../../dist/ring/shared-ring.js';
+import type { EventChannel, SharedPages, Xen } from '../../dist/xen/xen.js';
+
+/** A ring of requests that are always the same. */
+class RepeatingRing {
+  readonly ring: FrontRing;
+  readonly #slotWords: number;
+  readonly #requests: Uint32Array;
+
+  constructor(ring: FrontRing, slotBytes: number, requestOf: (id: number) => number[]) {
+    this.ring = ring;
+    this.#slotWords = slotBytes / 4;
+    this.#requests = new Uint32Array(ring.size * this.#slotWords);
+    for (let id = 0; id < ring.size; id += 1) {
+      this.#requests.set(requestOf(id), id * this.#slotWords);
+    }
+  }
+
+  /** Takes all answers; returns how many there were. */
+  takeResponses(): number {
+    const { ring } = this;
+    const count = ring.pendingResponses();
+    ring.rspCons = (ring.rspCons + count) >>> 0;
+    return count;
+  }
+
+  /** Fills the ring up; returns how many requests went in. */
+  fill(): number {
+    const { ring } = this;
+    const room = ring.freeRequests();
+    const first = Math.min(room, ring.size - (ring.reqProd & (ring.size - 1)));
+    this.#write(first);
+    if (room > first) this.#write(room - first);
+    return room;
+  }
+
+  /** Writes the next `count` requests, which lie in one piece. */
+  #write(count: number): void {
+    const { ring } = this;
+    const slot = ring.reqProd & (ring.size - 1);
+    const words = this.#slotWords;
+    ring.page.writeWords(ring.slot(ring.reqProd), this.#requests, slot * words, count * words);
+    ring.reqProd = (ring.reqProd + count) >>> 0;
+  }
+}
+
+export class RingGuest {
+  readonly #tx: RepeatingRing;
+  readonly #rx: RepeatingRing;
+  readonly #channel: EventChannel;
+  sent = 0;
+  received = 0;
+  /** Called when there may be room on the ring for what is sent. */
+  onRoom: () => void = () => undefined;
+
+  private constructor(tx: RepeatingRing, rx: RepeatingRing, channel: EventChannel) {
+    this.#tx = tx;
+    this.#rx = rx;
+    this.#channel = channel;
+  }
+
+  /** Does a frontend's part of the handshake for interface 0 of `xen`'s domain. */
+  static async connect(xen: Xen, frameBytes: number): Promise<RingGuest> {
+    const rings = xen.grants.share(0, 2, 'write');
+    const [txPage, rxPage] = rings.pages;
+    if (txPage === undefined || rxPage === undefined) throw new Error('No pages.');
+    const front = new FrontRing(txPage, TX_SLOT_BYTES);
+    const frames = xen.grants.share(0, front.size, 'read');
+    for (const page of frames.pages) writeFrame(page.bytes, frameBytes);
+    const tx = new RepeatingRing(front, TX_SLOT_BYTES, (id) => [
+      refOf(frames, id),
+      0,
+      id | (frameBytes << 16),
+    ]);
+    const back = new FrontRing(rxPage, RX_SLOT_BYTES);
+    const buffers = xen.grants.share(0, back.size, 'write');
+    const rx = new RepeatingRing(back, RX_SLOT_BYTES, (id) => [id, refOf(buffers, id)]);
+    const channel = xen.events.allocate(0, () => guest.#onEvent());
+    const guest = new RingGuest(tx, rx, channel);
+    guest.#receive();
+    const base = `/local/domain/${xen.domid}/device/vif/0`;
+    const nodes = {
+      'tx-ring-ref': String(rings.refs[0]),
+      'rx-ring-ref': String(rings.refs[1]),
+      'event-channel': String(channel.port),
+      'request-rx-copy': '1',
+      'feature-rx-notify': '1',
+      state: '4',
+    };
+    for (const [name, value] of Object.entries(nodes)) {
+      await xen.store.write(`${base}/${name}`, value);
+    }
+    return guest;
+  }
+
+  /** Fills the ring and rings the bell. Returns how many frames went in. */
+  turn(): number {
+    this.#tx.takeResponses();
+    const count = this.#tx.fill();
+    if (count > 0 && this.#tx.ring.pushRequests()) this.#channel.notify();
+    this.sent += count;
+    return count;
+  }
+
+  /** Has `onRoom` called as soon as the backend has answered something. */
+  awaitRoom(): void {
+    this.#tx.ring.requestEvent();
+    this.#channel.unmask();
+  }
+
+  #onEvent(): void {
+    this.#receive();
+    this.onRoom();
+    this.#channel.unmask();
+  }
+
+  #receive(): void {
+    const { ring } = this.#rx;
+    do {
+      this.received += this.#rx.takeResponses();
+      if (this.#rx.fill() > 0 && ring.pushRequests()) this.#channel.notify();
+    } while (ring.requestEvent() > 0);
+  }
+}
+
+function refOf(pages: SharedPages, index: number): number {
+  return pages.refs[index] ?? 0;
+}
+
+/** A frame from one station to another, of no protocol that anybody knows. */
+function writeFrame(page: Uint8Array, frameBytes: number): void {
+  page.fill(0x5a, 0, frameBytes);
+  page.set([0x02, 0, 0, 0, 0, 0x01, 0x00, 0x16, 0x3e, 0, 0, 0x01, 0x88, 0xb5]);
+}
