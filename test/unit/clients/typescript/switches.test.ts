@@ -112,6 +112,7 @@ describe('ports', () => {
       device: 'tap0',
       mac: '00:16:3e:00:00:aa',
       mtu: 1400,
+      connected: true,
       received: { packets: 5n, bytes: 500n, drops: [] },
       sent: { packets: 0n, bytes: 0n, drops: [] },
     });
