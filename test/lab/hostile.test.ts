@@ -276,6 +276,8 @@ let hostile: Guest;
 let honest: readonly string[] = [];
 let pinging: Pinging;
 let vif: string;
+/** The backend's directory of that vif in XenStore. */
+let directory: string;
 let atFirst: Holdings;
 
 /** Requests that add so many multicast addresses, each another. */
@@ -328,8 +330,7 @@ async function drops(direction: 'tx' | 'rx', cause: string): Promise<number> {
 async function expectStopped(reason: string): Promise<void> {
   const stopped = await daemon.waitForVif(vif, ['failed']);
   expect(stopped.reason).toBe(reason);
-  const domid = await hostile.domid();
-  const error = await lab.check(`xenstore-read /local/domain/0/backend/vif/${domid}/0/error`);
+  const error = await lab.check(`xenstore-read ${directory}/error`);
   expect(error.trim()).toBe(`${reason}: ${stopped.message}`);
 }
 
@@ -349,7 +350,9 @@ beforeAll(async () => {
     files: { '/hostile-guest': program },
   });
   await hostile.check('insmod /modules/xen-evtchn.ko; insmod /modules/xen-gntalloc.ko');
-  vif = `vifs/${await hostile.domid()}.0`;
+  const domid = await hostile.domid();
+  vif = `vifs/${domid}.0`;
+  directory = `/local/domain/0/backend/vif/${domid}/0`;
   pinging = await Pinging.start(near, FAR.address);
   atFirst = await daemon.holdings();
 }, PREPARATION_MS);
