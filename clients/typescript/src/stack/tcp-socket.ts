@@ -233,11 +233,16 @@ export class TcpSocket extends Duplex {
     return this.destroy();
   }
 
+  /** What was read makes room for more, which the peer has to hear of. */
+  override read(size?: number): unknown {
+    const data: unknown = super.read(size);
+    if (data !== null) this.#tcp.touch(this.#block);
+    return data;
+  }
+
   override _read(): void {
     this.#wantsData = true;
     this.#deliver();
-    // What is being read now counts as unread until this call is over.
-    this.#tcp.touch(this.#block);
   }
 
   override _write(chunk: Buffer, _: BufferEncoding, done: (error?: Error | null) => void): void {
