@@ -159,10 +159,13 @@ export class ReassemblyCache {
     if (key !== undefined && this.#byKey.delete(key)) this.counts.evicted += 1;
   }
 
+  /** Wakes when the time of the oldest is over. */
   #arm(): void {
-    if (this.#cancelWake !== undefined) return;
+    const oldest = this.#byKey.values().next().value;
+    if (this.#cancelWake !== undefined || oldest === undefined) return;
+    const delayMs = oldest.startedMs + REASSEMBLY_TIMEOUT_MS - this.#clock.nowMs();
     const run = () => this.#expire();
-    this.#cancelWake = this.#clock.wake(REASSEMBLY_TIMEOUT_MS, run, false);
+    this.#cancelWake = this.#clock.wake(Math.max(0, delayMs), run, false);
   }
 
   #expire(): void {
@@ -174,6 +177,6 @@ export class ReassemblyCache {
       this.counts.expired += 1;
       this.#onExpired(reassembly);
     }
-    if (this.#byKey.size > 0) this.#arm();
+    this.#arm();
   }
 }
