@@ -27,7 +27,7 @@ interface Side {
 function chooseFaults(random: SeededRandom): WireFaults {
   const severity = random.below(4);
   return {
-    loss: [0, 10, 50, 150][severity] as number,
+    loss: [0, 10, 50, 100][severity] as number,
     duplicate: random.below(2) * 50,
     corrupt: random.below(3) === 0 ? 20 : 0,
     delayMs: [0.05, 1, 20, 100][random.below(4)] as number,

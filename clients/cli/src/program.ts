@@ -6,6 +6,7 @@ import { registerCreate } from './commands/create.js';
 import { registerExport } from './commands/export.js';
 import { registerDomains, registerHost, registerVersion } from './commands/host.js';
 import { registerInject } from './commands/inject.js';
+import { registerPing } from './commands/ping.js';
 import { registerPort, registerTap, registerUplink } from './commands/ports.js';
 import { registerSet } from './commands/set.js';
 import { registerStats } from './commands/stats.js';
@@ -48,6 +49,7 @@ export function buildProgram(): Command {
     registerStats,
     registerCapture,
     registerInject,
+    registerPing,
     registerSwitch,
     registerPort,
     registerTap,

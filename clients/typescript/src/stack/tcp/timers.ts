@@ -6,7 +6,15 @@
  */
 import { StackError } from '../errors.js';
 import { type ControlBlock, NEVER } from './control-block.js';
-import { output, retransmit, sendAcknowledgement, sendNew, sendProbe, sendSyn } from './output.js';
+import {
+  output,
+  retransmit,
+  sendAcknowledgement,
+  sendNew,
+  sendProbe,
+  sendReset,
+  sendSyn,
+} from './output.js';
 import { RTO_MAX_MS } from './round-trip.js';
 
 /** How often something is sent again before the peer counts as gone: the same as Linux. */
@@ -85,15 +93,13 @@ export function onTimer(block: ControlBlock, actions: TimerActions): void {
     actions.close(block, block.state === 'time-wait' ? undefined : timedOut());
     return;
   }
-  if (nowMs >= block.retransmitMs && !onRetransmission(block)) {
-    actions.close(block, timedOut());
-    return;
-  }
-  if (nowMs >= block.keepAliveMs && !onKeepAlive(block, nowMs)) {
-    actions.close(block, timedOut());
-    return;
-  }
-  if (nowMs >= block.persistMs && !onPersist(block, nowMs)) {
+  const isGivenUp =
+    (nowMs >= block.retransmitMs && !onRetransmission(block)) ||
+    (nowMs >= block.keepAliveMs && !onKeepAlive(block, nowMs)) ||
+    (nowMs >= block.persistMs && !onPersist(block, nowMs));
+  if (isGivenUp) {
+    // A peer that lives, and only was not heard, need not wait for ever.
+    if (block.isSynchronized) sendReset(block);
     actions.close(block, timedOut());
     return;
   }
