@@ -14,6 +14,7 @@ export interface WireFaults {
 }
 
 const SETTLING_TURNS = 20;
+const ETHERTYPE_IPV4 = 0x0800;
 
 export class StackWire {
   readonly clock = new VirtualClock();
@@ -80,8 +81,9 @@ export class StackWire {
       this.frames += 1;
       const { loss, duplicate, corrupt } = this.#faults;
       if (this.#random.below(1000) < loss) return;
-      if (this.#random.below(1000) < corrupt) {
-        // Not in the MAC addresses, which no checksum guards.
+      const isGuarded = frame.readUInt16BE(12) === ETHERTYPE_IPV4;
+      if (this.#random.below(1000) < corrupt && isGuarded) {
+        // MAC addresses and ARP have no checksum but Ethernet's, which is not here.
         const bit = 14 * 8 + this.#random.below((frame.length - 14) * 8);
         frame[bit >> 3] = (frame[bit >> 3] as number) ^ (1 << (bit & 7));
       }
