@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { switchingRows, switchingTable } from './switching-rows.js';
+import { vchanRows, vchanTable } from './vchan-rows.js';
 
 const SIZES = [64, 1514];
 const here = fileURLToPath(new URL('.', import.meta.url));
@@ -113,10 +114,12 @@ async function main(): Promise<void> {
   }
   rmSync(directory, { recursive: true });
   const switching = await switchingRows(here, SIZES, rounds, seconds, output);
-  const text = `${table(rows)}\n\n${switchingTable(switching, median)}`;
+  const vchan = await vchanRows(here, rounds, seconds, output);
+  const tables = [table(rows), switchingTable(switching, median), vchanTable(vchan, median)];
+  const text = tables.join('\n\n');
   console.log(text);
   if (values.json !== undefined) {
-    writeFileSync(values.json, `${JSON.stringify({ rows, switching }, null, 2)}\n`);
+    writeFileSync(values.json, `${JSON.stringify({ rows, switching, vchan }, null, 2)}\n`);
   }
   if (values.write) writeFileSync(join(sources, 'RESULTS.md'), report(text, rounds, seconds));
 }

@@ -7,6 +7,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -246,6 +247,35 @@ describe('xencat with a local socket', () => {
     expect(codes.map(({ code }) => code)).toEqual([130, 130]);
     expect(existsSync(front)).toBe(false);
     await new Promise((resolve) => service.close(resolve));
+  });
+});
+
+describe('xencat', () => {
+  it('talks over a socket that it inherits', async () => {
+    const port = freshPort();
+    const args = ['--xen', 'emulated', '--as', '2', '--address', daemon.address];
+    const server = spawn(process.execPath, [XENCAT, ...args, '-l', '1', port, '--fd', '3'], {
+      stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+    });
+    const socket = server.stdio[3] as Duplex;
+    const peer = start('xencat', 1, '2', port);
+    const peerEnd = exitOf(peer);
+    peer.stdin.write('question');
+    expect(String(await new Promise((resolve) => socket.once('data', resolve)))).toBe('question');
+    socket.end('answer');
+    expect(await heard(peer)).toBe('answer');
+    expect((await peerEnd).code).toBe(0);
+    const code = server.exitCode ?? (await new Promise((resolve) => server.once('exit', resolve)));
+    expect(code).toBe(0);
+  });
+
+  it('explains itself, and says where there is no Xen', async () => {
+    const help = await ended(spawn(process.execPath, [XENCAT, '--help']));
+    expect(help).toMatchObject({ code: 0, stderr: '' });
+    expect(help.stdout).toContain('xencat -l 1 foo > copy-of-foo');
+    const native = await ended(spawn(process.execPath, [XENCAT, '--xen', 'native', '1', 'x']));
+    expect(native.code).toBe(3);
+    expect(native.stderr).toMatch(/^xencat: Xen cannot be used: .* \(XEN_UNAVAILABLE\)\n$/);
   });
 });
 
