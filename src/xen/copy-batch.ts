@@ -86,6 +86,13 @@ export class CopyBatch {
     return this.#i16[index * 12 + 10] as number;
   }
 
+  /** Says of every segment that it was not carried out, for the call failed as a whole. */
+  fail(): void {
+    for (let index = 0; index < this.#count; index += 1) {
+      this.#i16[index * 12 + 10] = STATUS_NOT_RUN;
+    }
+  }
+
   /** Whether every segment was carried out. */
   get allOkay(): boolean {
     const i16 = this.#i16;

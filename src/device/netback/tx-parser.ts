@@ -61,6 +61,8 @@ export class TxParser {
   packets = 0;
   /** The length of the packet that the rate limit holds back; 0 when it does not. */
   throttledBytes = 0;
+  /** The number of the batch's first request in `TxScratch.requests`. */
+  #first = 0;
   #stagingUsed = 0;
   #gsoFlags = 0;
   #multicastFault: string | undefined;
@@ -71,10 +73,13 @@ export class TxParser {
   }
 
   /**
-   * Parses what fits in one batch of the `pending` requests in `TxScratch.requests`. Returns the fault that ends the ring's
-   * life, if there is one: the packets before it are whole.
+   * Parses what fits in one batch of the requests from number `first` on of the `pending` that
+   * `TxScratch.requests` holds. Returns the fault that ends the ring's life, if there is one: the
+   * packets before it are whole.
    */
-  parse(pending: number): ProtocolError | undefined {
+  parse(first: number, pending: number): ProtocolError | undefined {
+    this.#first = first;
+    const available = pending - first;
     const { copies, staging } = this.#scratch;
     copies.clear();
     this.slots = 0;
@@ -83,11 +88,11 @@ export class TxParser {
     this.throttledBytes = 0;
     try {
       while (
-        this.slots < pending &&
+        this.slots < available &&
         this.#stagingUsed + FRAME_BYTES_MAX <= staging.length &&
         copies.free > FRAGMENTS_MAX
       ) {
-        const slots = this.#parsePacket(pending - this.slots);
+        const slots = this.#parsePacket(available - this.slots);
         if (slots === 0) break;
         this.#scratch.packetSlots[this.packets] = slots;
         this.packets += 1;
@@ -100,6 +105,25 @@ export class TxParser {
     }
   }
 
+  /** Takes over a batch that `parsePlain` made of the requests from number `first` on. */
+  takePlain(first: number, count: number): void {
+    const scratch = this.#scratch;
+    const { batch, requests } = scratch;
+    this.slots = count;
+    this.packets = count;
+    for (let packet = 0; packet < count; packet += 1) {
+      scratch.slotIds[packet] = requests[(first + packet) * 3 + 2] as number;
+      scratch.slotKinds[packet] = DATA_SLOT;
+      scratch.packetSlots[packet] = 1;
+      scratch.packetFirstSegment[packet] = packet;
+      scratch.packetSegments[packet] = 1;
+      scratch.packetOffset[packet] = batch.offset(packet);
+      scratch.packetLength[packet] = batch.length(packet);
+      scratch.packetFlags[packet] = batch.flag(packet);
+      scratch.packetFault[packet] = undefined;
+    }
+  }
+
   /**
    * Parses the packet at the front; returns how many slots it has, extras included, or 0 when the
    * rate limit holds it back: then it stays on the ring, and is read anew when its time comes.
@@ -108,7 +132,7 @@ export class TxParser {
     const scratch = this.#scratch;
     const { head } = scratch;
     const first = this.slots;
-    readTxRequest(scratch.requests, first, head);
+    readTxRequest(scratch.requests, this.#first + first, head);
     if (!this.#mayPass(head.size)) return 0;
     scratch.slotIds[first] = head.id;
     scratch.slotKinds[first] = DATA_SLOT;
@@ -148,7 +172,7 @@ export class TxParser {
       if (fragments >= FRAGMENTS_TOLERATED) {
         throw new ProtocolError('CHAIN_TOO_LONG', `A packet has over ${fragments} fragments.`);
       }
-      readTxRequest(scratch.requests, first + slots, fragment);
+      readTxRequest(scratch.requests, this.#first + first + slots, fragment);
       if (fragment.offset + fragment.size > PAGE_SIZE) {
         throw new ProtocolError('FRAGMENT_CROSSES_PAGE', 'A fragment does not lie in its page.');
       }
@@ -198,7 +222,7 @@ export class TxParser {
       if (count >= available) {
         throw new ProtocolError('EXTRA_MISSING', 'An extra was announced and is not there.');
       }
-      const word = (first + count) * 3;
+      const word = (this.#first + first + count) * 3;
       parseExtra(requests[word] as number, requests[word + 1] as number, extra);
       if (extra.type === 0 || extra.type >= EXTRA_TYPE_MAX) {
         throw new ProtocolError('EXTRA_TYPE_INVALID', `An extra has the type ${extra.type}.`);

@@ -27,21 +27,27 @@ const PLAIN_BYTES_MAX = 256 * 1024;
 const PLACE_BYTES_MAX = PAGE_SIZE + 3;
 
 /**
- * Makes a batch of the first plain ones of `pending` requests, which `scratch.requests` holds, with
- * the copies that fill it. Returns how many there are; 0 where there are too few.
+ * Makes a batch of the requests from number `first` on of the `pending` that `scratch.requests` holds,
+ * up to one that is not plain, with the copies that fill it. Returns how many there are; 0 where
+ * there are too few.
  */
-export function parsePlain(scratch: TxScratch, domid: number, pending: number): number {
+export function parsePlain(
+  scratch: TxScratch,
+  domid: number,
+  first: number,
+  pending: number,
+): number {
   const { batch, copies, requests, staging } = scratch;
   const { bytes, flags, lengths, offsets } = batch;
   const end = staging.offset + PLAIN_BYTES_MAX - PLACE_BYTES_MAX;
+  const firstFlags = (requests[first * 3 + 1] as number) >>> 16;
   let place = staging.offset;
   let totalBytes = 0;
   let count = 0;
   copies.clear();
-  const firstFlags = (requests[1] as number) >>> 16;
-  for (; count < pending && place <= end; count += 1) {
-    const offsetAndFlags = requests[count * 3 + 1] as number;
-    const size = (requests[count * 3 + 2] as number) >>> 16;
+  for (let word = first * 3; word < pending * 3 && place <= end; word += 3) {
+    const offsetAndFlags = requests[word + 1] as number;
+    const size = (requests[word + 2] as number) >>> 16;
     const offset = offsetAndFlags & 0xffff;
     const wireFlags = offsetAndFlags >>> 16;
     if (
@@ -54,11 +60,12 @@ export function parsePlain(scratch: TxScratch, domid: number, pending: number): 
       break;
     }
     const start = writeRunHeader(bytes, place, size);
-    copies.fromGrant(domid, requests[count * 3] as number, offset, start, size);
+    copies.fromGrant(domid, requests[word] as number, offset, start, size);
     offsets[count] = start;
     lengths[count] = size;
     totalBytes += size;
     place = start + size;
+    count += 1;
   }
   const isValidated = (firstFlags & TX_DATA_VALIDATED) !== 0;
   flags.fill(DIRECTION_FROM_GUEST | (isValidated ? DATA_VALIDATED : 0), 0, count);
@@ -68,11 +75,11 @@ export function parsePlain(scratch: TxScratch, domid: number, pending: number): 
   return count;
 }
 
-/** Makes responses to the first `count` of `scratch.requests` that say OKAY. */
-export function answerPlain(scratch: TxScratch, count: number): void {
+/** Makes responses that say OKAY to `count` of `scratch.requests` from number `first` on. */
+export function answerPlain(scratch: TxScratch, first: number, count: number): void {
   const { requests, responses } = scratch;
   for (let slot = 0; slot < count; slot += 1) {
     // The id in the lower half, RSP_OKAY, which is 0, in the upper.
-    responses[slot * 3] = (requests[slot * 3 + 2] as number) & 0xffff;
+    responses[slot * 3] = (requests[(first + slot) * 3 + 2] as number) & 0xffff;
   }
 }

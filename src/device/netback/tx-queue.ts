@@ -73,8 +73,9 @@ export class TxQueue {
   }
 
   /**
-   * Takes, hands on and answers one batch. Returns how many slots were answered; `notify` is
-   * called where the guest wants to hear of it.
+   * Takes, hands on and answers what is on the ring, each slot read once, in as few batches as it
+   * goes into. Returns how many slots were answered; `notify` is called where the guest wants to hear
+   * of it.
    * @throws ProtocolError when the ring makes no sense. What came before the fault is answered.
    */
   consume(notify: () => void): number {
@@ -83,9 +84,19 @@ export class TxQueue {
     this.#parser.throttledBytes = 0;
     if (pending === 0) return 0;
     ring.readRequests(this.#scratch.requests, pending);
-    const plain = this.#consumePlain(pending, notify);
-    if (plain > 0) return plain;
-    const fault = this.#parser.parse(pending);
+    let taken = 0;
+    while (taken < pending) {
+      const slots =
+        this.#consumePlain(taken, pending, notify) || this.#consumeAny(taken, pending, notify);
+      if (slots === 0) break;
+      taken += slots;
+    }
+    return taken;
+  }
+
+  /** Takes a batch of requests from number `first` on, whatever they are; 0: the rate holds them. */
+  #consumeAny(first: number, pending: number, notify: () => void): number {
+    const fault = this.#parser.parse(first, pending);
     this.#copy();
     this.#handOn();
     this.#answer(notify);
@@ -94,37 +105,43 @@ export class TxQueue {
   }
 
   /**
-   * Takes what is plain and went well, without a look at what it could have been; 0 where something
-   * was not, and then nothing has been done.
+   * Takes a batch that is plain, and hands it on without a further look where all copies went well;
+   * 0 where it is not plain.
    */
-  #consumePlain(pending: number, notify: () => void): number {
+  #consumePlain(first: number, pending: number, notify: () => void): number {
     const { bucket, deliver, domid, isDown } = this.#options;
     if (isDown() || bucket() !== undefined) return 0;
     const scratch = this.#scratch;
-    const count = parsePlain(scratch, domid, pending);
-    if (count === 0 || !this.#copiesWell()) return 0;
-    const { batch } = scratch;
+    const count = parsePlain(scratch, domid, first, pending);
+    if (count === 0) return 0;
+    this.#copyPlain();
+    const { batch, copies } = scratch;
+    if (!copies.allOkay) {
+      this.#parser.takePlain(first, count);
+      this.#handOn();
+      this.#answer(notify);
+      return count;
+    }
     this.#metrics.tx.count(count, batch.totalBytes);
     batch.timeNs = frameTimeNs();
     deliver(batch);
     const { ring } = this;
     const oldRspProd = ring.rspProd;
-    answerPlain(scratch, count);
+    answerPlain(scratch, first, count);
     ring.writeResponses(scratch.responses, count);
     ring.reqCons = (ring.reqCons + count) >>> 0;
     if (ring.pushResponses(oldRspProd)) notify();
     return count;
   }
 
-  #copiesWell(): boolean {
-    const { copies } = this.#scratch;
+  /** Copies a plain batch; where the call fails, every copy has a status that is not OKAY. */
+  #copyPlain(): void {
     try {
-      this.#grants.copy(copies);
+      this.#grants.copy(this.#scratch.copies);
     } catch (error) {
-      if (error instanceof GrantError) return false;
-      throw error;
+      if (!(error instanceof GrantError)) throw error;
+      this.#scratch.copies.fail();
     }
-    return copies.allOkay;
   }
 
   #copy(): void {
