@@ -49,11 +49,11 @@ export class FrameChunk {
   firstSequence = 0;
   readonly #bytes: Uint8Array;
   readonly #limits: ChunkLimits;
-  readonly #deltas: RunColumn;
+  readonly #deltas = new RunColumn();
   /** Filled only where a frame was cut. */
-  readonly #originals: RunColumn;
-  readonly #vifs: RunColumn;
-  readonly #flags: RunColumn;
+  readonly #originals = new RunColumn();
+  readonly #vifs = new RunColumn();
+  readonly #flags = new RunColumn();
   #end: number;
   /** Where the bytes of the last frame start. */
   #lastStart = 0;
@@ -64,10 +64,6 @@ export class FrameChunk {
     this.region = memory.allocate(FrameChunk.memoryFor(limits, longestFrame));
     this.#bytes = memory.bytes;
     this.#limits = limits;
-    this.#deltas = new RunColumn(limits.frames);
-    this.#originals = new RunColumn(limits.frames);
-    this.#vifs = new RunColumn(limits.frames);
-    this.#flags = new RunColumn(limits.frames);
     this.#end = this.region.offset + HEADER_BYTES;
   }
 

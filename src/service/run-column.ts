@@ -3,18 +3,17 @@
  * time, direction and vif, so that a batch costs as much as a frame. It is written as protobuf's
  * `repeated uint32`, packed.
  */
+/** Most messages are made of a few batches. */
+const RUNS_AT_FIRST = 16;
+
 export class RunColumn {
-  readonly #values: Uint32Array;
+  /** Room for more runs is made when it is needed, and kept. */
+  #values = new Uint32Array(RUNS_AT_FIRST);
   /** The index behind the last entry of each run. */
-  readonly #ends: Uint32Array;
+  #ends = new Uint32Array(RUNS_AT_FIRST);
   #runs = 0;
   /** Whether any entry is not zero. */
   isNeeded = false;
-
-  constructor(capacity: number) {
-    this.#values = new Uint32Array(capacity);
-    this.#ends = new Uint32Array(capacity);
-  }
 
   get count(): number {
     return this.#runs === 0 ? 0 : (this.#ends[this.#runs - 1] as number);
@@ -32,6 +31,7 @@ export class RunColumn {
       this.#ends[last] = end;
       return;
     }
+    if (this.#runs === this.#values.length) this.#grow();
     this.#values[this.#runs] = value;
     this.#ends[this.#runs] = end;
     this.#runs += 1;
@@ -64,6 +64,15 @@ export class RunColumn {
       start = end;
     }
     return place;
+  }
+
+  #grow(): void {
+    const values = new Uint32Array(this.#values.length * 4);
+    values.set(this.#values);
+    this.#values = values;
+    const ends = new Uint32Array(values.length);
+    ends.set(this.#ends);
+    this.#ends = ends;
   }
 
   #expand(): number[] {
