@@ -125,7 +125,9 @@ async function talk(
     return;
   }
   const channel = await source.open(signal);
-  signal.addEventListener('abort', () => channel.destroy());
+  const leave = () => channel.destroy();
+  signal.addEventListener('abort', leave);
+  if (signal.aborted) leave();
   note('Connected.');
   const stay = flags.stay === true;
   await converse(channel, { input: process.stdin, output: process.stdout, stay });

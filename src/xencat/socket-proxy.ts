@@ -71,6 +71,7 @@ async function talk(
     const channel = await open();
     const onAbort = () => channel.destroy();
     signal.addEventListener('abort', onAbort);
+    if (signal.aborted) onAbort();
     note('Connected.');
     try {
       await converse(channel, { input: socket, output: socket, stay: false });

@@ -89,6 +89,15 @@ async function exchangeInDom0(left: Side, right: Side, bytes = BYTES): Promise<n
   return seconds;
 }
 
+/** A guest without a network that has the C program and what that needs of the kernel. */
+async function createTalker(name: string): Promise<Guest> {
+  const modules = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc'];
+  const cmdline = 'lab.netfront=no';
+  const made = await lab.createGuest({ name, programs: [peer], modules, cmdline });
+  for (const module of modules) await made.check(`insmod /modules/${module}.ko`);
+  return made;
+}
+
 const shown = (ring: number): string =>
   ring === 0 ? 'rings in the page' : `rings of ${ring} bytes`;
 
@@ -99,16 +108,7 @@ beforeAll(async () => {
   const files = execFileSync(process.execPath, [script], { encoding: 'utf8' }).trim().split('\n');
   opens = files.find((file) => basename(file) === 'vchan-opens.mjs') ?? '';
   lab = await Lab.boot({ logDir });
-  guest = await lab.createGuest({
-    name: 'talker',
-    programs: [peer],
-    modules: ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc'],
-  });
-  for (const module of ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc']) {
-    await guest.check(
-      `lsmod | grep -q ${module.replace('-', '_')} || insmod /modules/${module}.ko`,
-    );
-  }
+  guest = await createTalker('talker');
   guestDomid = await guest.domid();
 }, PREPARATION_MS);
 
@@ -182,11 +182,7 @@ describe('between dom0 and a guest', () => {
   });
 
   test('the guest’s end of the world is an end of stream', { timeout: LIMIT_MS }, async () => {
-    const doomed = await lab.createGuest({
-      name: 'doomed',
-      programs: [peer],
-      modules: ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc'],
-    });
+    const doomed = await createTalker('doomed');
     const domid = await doomed.domid();
     const path = `/local/domain/0/data/vchan/${domid}/doomed`;
     const ours = lab.spawn(`exec ${XENCAT} --stay -l ${domid} --path ${path} </dev/null`);
