@@ -3,7 +3,7 @@
  * and takes what routers tell us to whoever sent the packet in question. What it says about others'
  * packets is limited in rate, and never said about errors, fragments but the first, or groups.
  */
-import { isMulticast, isUnusableSource } from './address.js';
+import { ANY_ADDRESS, isMulticast, isUnusableSource } from './address.js';
 import type { Ipv4 } from './ipv4.js';
 import { ICMP_ERRORS_PER_SECOND } from './limits.js';
 import { RateLimit } from './rate-limit.js';
@@ -215,6 +215,8 @@ export class Icmp {
     about: Pick<Ipv4Header, 'source' | 'destination' | 'protocol' | 'identification'>,
     payload: Uint8Array,
   ): void {
+    // Who has no address has nothing to say yet.
+    if (this.#ipv4.address === ANY_ADDRESS) return;
     if (!this.#errorsAllowed.take()) {
       this.counts.errorsHeld += 1;
       return;

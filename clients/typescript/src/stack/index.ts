@@ -3,6 +3,7 @@
  * no kernel: a `Link` brings frames and takes them.
  */
 export { type Clock, monotonicClock } from './clock.js';
+export type { DhcpLease, DhcpOptions } from './dhcp-client.js';
 export { AbortError, StackError } from './errors.js';
 export { FrameArena } from './frame-arena.js';
 export {

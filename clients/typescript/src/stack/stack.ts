@@ -1,5 +1,6 @@
 /** A host: IPv4 over a link with ICMP, UDP, TCP and what programs use of them. */
 import { formatAddress, maskOf, requireAddress, requireCidr } from './address.js';
+import { DhcpClient, type DhcpLease, type DhcpOptions } from './dhcp-client.js';
 import { StackError } from './errors.js';
 import { Icmp } from './icmp.js';
 import { Ipv4, type Ipv4Options } from './ipv4.js';
@@ -62,6 +63,7 @@ export class Stack {
   readonly #tcp: Tcp;
   readonly #udpSockets = new Set<UdpSocket>();
   readonly #servers = new Set<TcpServer>();
+  #dhcp: DhcpClient | undefined;
   #ending: Promise<void> | undefined;
 
   private constructor(link: Link, options: StackOptions) {
@@ -111,6 +113,21 @@ export class Stack {
       throw new StackError('ADDRESS_IN_USE', `Somebody else uses ${formatAddress(address)}.`);
     }
     this.configure(cidr, gateway);
+  }
+
+  /**
+   * Gets address, prefix and routers by DHCP, and keeps the lease until the stack is disconnected.
+   * @throws StackError ETIMEDOUT, EADDRINUSE (the client's port is in use); AbortError.
+   */
+  async configureByDhcp(options: DhcpOptions = {}): Promise<DhcpLease> {
+    this.#dhcp?.stop();
+    this.#dhcp = new DhcpClient(this.ipv4, this.#udp, options);
+    return await this.#dhcp.start();
+  }
+
+  /** The lease that the stack has by DHCP. */
+  get lease(): DhcpLease | undefined {
+    return this.#dhcp?.lease;
   }
 
   get counts(): StackCounts {
@@ -186,6 +203,7 @@ export class Stack {
     for (const socket of [...this.#udpSockets]) socket.close();
     for (const server of [...this.#servers]) server.close();
     this.#tcp.stop();
+    this.#dhcp?.stop();
     await this.ipv4.disconnect();
   }
 }
