@@ -383,6 +383,8 @@ export class Tcp {
     for (const block of this.#readable.splice(0)) {
       block.isToldSoon = false;
       block.owner?.onReadable();
+      // A peer that has filled the window waits to hear that there is room again.
+      if (block.isReceiving && isWindowUpdateDue(block)) this.touch(block);
     }
   };
 
