@@ -1,9 +1,9 @@
 #!/bin/sh
 # Installs the Debian packages that the tests talk to: a compiler and Xen's headers for the golden
-# layouts, the stock XenStore tools, tshark and tcpdump, the Python gRPC client, and what network
+# layouts, the stock XenStore tools, tshark and tcpdump, the Python gRPC client, curl, and what network
 # namespaces are made and measured with.
 set -eu
-packages="gcc libc6-dev libxen-dev xenstore-utils tshark tcpdump python3-grpcio python3-protobuf iproute2 iputils-ping iperf3"
+packages="gcc libc6-dev libxen-dev xenstore-utils tshark tcpdump python3-grpcio python3-protobuf iproute2 iputils-ping iperf3 curl"
 
 missing=""
 for package in $packages; do

@@ -1,6 +1,6 @@
 /** The stack on a remote NIC: unprivileged programs that are hosts on a switch of a real daemon. */
 
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, get, type IncomingMessage } from 'node:http';
@@ -104,6 +104,26 @@ describe('xenvif ping', () => {
 describe('the examples', () => {
   test('connect: two hosts of one program talk by TCP', async () => {
     expect(await commandOutput(`${examples}connect.mjs`, 'default')).toContain('HELLO, NEIGHBOUR');
+  });
+
+  test('http-server: serves its files, and none above them', async () => {
+    const args = [`${examples}http-server.mjs`, 'default', '10.55.0.7/24', '--root', examples];
+    const env = { ...process.env, XENVIF_ADDRESS: daemon.address };
+    const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    await once(child.stdout, 'data');
+    const caller = await host('10.55.0.8/24');
+    const fetchPath = async (path: string) => {
+      const createConnection = () => caller.connect({ host: '10.55.0.7', port: 80 });
+      const asked = get({ createConnection, host: '10.55.0.7', path });
+      const [response] = (await once(asked, 'response')) as [IncomingMessage];
+      return { status: response.statusCode, text: String(await buffer(response)) };
+    };
+    expect(await fetchPath('/connect.mjs')).toMatchObject({
+      ...{ status: 200, text: expect.stringContaining('hello, neighbour') },
+    });
+    expect(await fetchPath('/%2e%2e/package.json')).toMatchObject({ status: 404 });
+    child.kill('SIGINT');
+    expect((await once(child, 'exit'))[0]).toBe(0);
   });
 
   test('iperf-self: tells how fast', async () => {

@@ -6,7 +6,7 @@
 //
 // Then, in a guest on that switch: wget http://10.0.0.97/README.md. Ctrl-C ends it.
 import { once } from 'node:events';
-import { createReadStream } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { join, normalize } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -32,11 +32,18 @@ const http = createServer(async (request, response) => {
   const path = normalize(
     `/${decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname)}`,
   );
+  // Opened before anything is said: what fails later can only end the connection.
+  const file = await open(join(values.root, path)).catch(() => undefined);
+  if (file === undefined || !(await file.stat()).isFile()) {
+    await file?.close();
+    response.writeHead(404).end('There is no such file.\n');
+    return;
+  }
   try {
-    await pipeline(createReadStream(join(values.root, path)), response);
+    await pipeline(file.createReadStream(), response);
     console.log(`${request.socket.remoteAddress} has fetched ${path}`);
-  } catch {
-    if (!response.headersSent) response.writeHead(404).end('There is no such file.\n');
+  } catch (error) {
+    console.error(`${path}: ${error instanceof Error ? error.message : error}`);
   }
 });
 
