@@ -81,6 +81,13 @@ export class FrameService {
     return bytes;
   }
 
+  /** Bytes that wait for the client that keeps up best; 0 without one. */
+  get leastWaitingBytes(): number {
+    let least = Number.POSITIVE_INFINITY;
+    for (const session of this.#sessions) least = Math.min(least, session.waitingBytes);
+    return this.#sessions.size === 0 ? 0 : least;
+  }
+
   handlers() {
     return { streamFrames: (call: FrameCall) => this.#accept(call) };
   }

@@ -1,153 +1,126 @@
 /**
- * `npm run bench`: how many frames a second go from an emulated ring to a gRPC client in another
- * process, beside two limits measured in the same run: a C program that makes the memory copies, and
- * a plain Node TCP stream of the same bytes. The three alternate, round by round; the table has the
- * medians and the spread, and the ratios are of medians. Absolute figures drift with the machine;
- * ratios hold. After that the switch, beside the plainest hub.
+ * `npm run bench`: what the project promises of its speed, each figure beside its limits and peers,
+ * measured in the same run and in alternation. The table has medians and the spread; ratios are of
+ * medians. Absolute figures drift with the machine; ratios hold.
  */
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { switchingRows, switchingTable } from './switching-rows.js';
-import { vchanRows, vchanTable } from './vchan-rows.js';
+import type { Group, Place, Ratio } from './rows.js';
+import {
+  clientToRing,
+  latency,
+  neverReads,
+  ringCost,
+  ringToClient,
+  switching,
+  vifToVif,
+} from './rows.js';
+import { vchan } from './vchan-rows.js';
 
-const SIZES = [64, 1514];
 const here = fileURLToPath(new URL('.', import.meta.url));
 const sources = fileURLToPath(new URL('../../test/bench/', import.meta.url));
 
 const { values } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '5' },
-    seconds: { type: 'string', default: '2' },
+    rounds: { type: 'string', default: '3' },
+    seconds: { type: 'string', default: '1' },
+    only: { type: 'string' },
+    against: { type: 'string' },
     json: { type: 'string' },
     write: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 });
-const HELP = `npm run bench [-- --rounds N --seconds S --json FILE --write]
+const HELP = `npm run bench [-- --rounds N --seconds S --only TEXT --against FOLDER --json FILE --write]
 
-  --rounds   rounds of each measurement, alternated (5)
-  --seconds  how long one measurement lasts (2)
-  --json     write the figures to a file as well
-  --write    put the table into test/bench/RESULTS.md`;
+  --rounds   rounds of each measurement, alternated (3)
+  --seconds  how long one measurement lasts (1)
+  --only     only groups whose name has this in it
+  --against  the folder of another revision, built with its benchmark: measured round by round beside
+             this one
+  --json     write all figures to a file as well
+  --write    put the table into test/bench/RESULTS.md, and the figures into RESULTS.json beside it`;
 
 interface Series {
   readonly name: string;
-  readonly rates: number[];
+  readonly unit: string;
+  readonly figures: number[];
 }
 
-/** Runs a program to its end and returns what it printed. */
-function output(command: string, args: readonly string[]): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    let text = '';
-    child.stdout.on('data', (chunk) => {
-      text += chunk;
-    });
-    child.on('close', (code) => {
-      if (code === 0) resolve(text.trim());
-      else reject(new Error(`${command} ${args.join(' ')} ended with ${code}`));
-    });
-  });
+interface Result {
+  readonly name: string;
+  readonly series: readonly Series[];
+  readonly ratios: readonly (Ratio & { readonly value: number })[];
 }
 
-/** Runs a server that prints where it is, then a client against it, and returns the client's rate. */
-async function measure(server: readonly string[], client: (address: string) => string[]) {
-  const child = spawn(process.execPath, server, { stdio: ['ignore', 'pipe', 'inherit'] });
-  try {
-    const address = await new Promise<string>((resolve, reject) => {
-      child.stdout.once('data', (chunk) => resolve(String(chunk).trim()));
-      child.once('close', (code) => reject(new Error(`${server[0]} ended with ${code}`)));
-    });
-    const result: unknown = JSON.parse(await output(process.execPath, client(address)));
-    if (typeof result !== 'object' || result === null || !('rate' in result)) {
-      throw new Error('The client printed no rate.');
+function groups(place: Place): Group[] {
+  const all = [
+    ...[64, 256, 1514].map((size) => ringToClient(place, size)),
+    ...[64, 1514].map((size) => clientToRing(place, size)),
+    ...[64, 1514].map((size) => ringCost(place, size)),
+    ...(['p50', 'p99', 'p999'] as const).map((part) => latency(place, part)),
+    neverReads(place),
+    ...[64, 1514].map((size) => vifToVif(place, size)),
+    ...[64, 1514].flatMap((size) => [1, 2, 3, 4].map((count) => switching(place, size, count))),
+    vchan(place),
+  ];
+  return all.filter(({ name }) => name.includes(values.only ?? ''));
+}
+
+async function take(group: Group, rounds: number): Promise<Result> {
+  const series = group.measures.map(({ name, unit }): Series => ({ name, unit, figures: [] }));
+  for (let round = 1; round <= rounds; round += 1) {
+    process.stderr.write(`${group.name}: round ${round} of ${rounds}\n`);
+    for (const [index, measure] of group.measures.entries()) {
+      series[index]?.figures.push(await measure.run());
     }
-    if ('lost' in result && result.lost !== 0)
-      process.stderr.write(`  lost ${result.lost} frames\n`);
-    return Number(result.rate);
-  } finally {
-    child.removeAllListeners('close');
-    child.kill();
   }
+  const of = (name: string) => median(series.find((each) => each.name === name)?.figures ?? []);
+  const ratios = group.ratios.map((ratio) => ({
+    ...ratio,
+    value: of(ratio.of[0]) / of(ratio.of[1]),
+  }));
+  return { name: group.name, series, ratios };
 }
 
-async function main(): Promise<void> {
-  if (values.help) {
-    console.log(HELP);
-    return;
-  }
-  const rounds = Number(values.rounds);
-  const { seconds } = values;
-  const directory = mkdtempSync(join(tmpdir(), 'xenvif-bench-'));
-  const copies = join(directory, 'copies');
-  execFileSync('gcc', ['-O2', '-o', copies, join(sources, 'copies.c')]);
-  const rows: { size: number; series: Series[] }[] = [];
-  for (const size of SIZES) {
-    const ours: Series = { name: 'ring to gRPC client', rates: [] };
-    const tcp: Series = { name: 'plain Node TCP', rates: [] };
-    const c: Series = { name: 'C, copies only', rates: [] };
-    for (let round = 1; round <= rounds; round += 1) {
-      process.stderr.write(`${size} B, round ${round} of ${rounds}\n`);
-      c.rates.push(Number(await output(copies, [String(size), seconds])));
-      tcp.rates.push(
-        await measure([join(here, 'tcp.js'), 'server', String(size)], (port) => [
-          join(here, 'tcp.js'),
-          'client',
-          port,
-          seconds,
-          String(size),
-        ]),
-      );
-      ours.rates.push(
-        await measure([join(here, 'ring-server.js'), String(size)], (address) => [
-          join(here, 'ring-client.js'),
-          address,
-          seconds,
-        ]),
-      );
-    }
-    rows.push({ size, series: [ours, tcp, c] });
-  }
-  rmSync(directory, { recursive: true });
-  const switching = await switchingRows(here, SIZES, rounds, seconds, output);
-  const vchan = await vchanRows(here, rounds, seconds, output);
-  const tables = [table(rows), switchingTable(switching, median), vchanTable(vchan, median)];
-  const text = tables.join('\n\n');
-  console.log(text);
-  if (values.json !== undefined) {
-    writeFileSync(values.json, `${JSON.stringify({ rows, switching, vchan }, null, 2)}\n`);
-  }
-  if (values.write) writeFileSync(join(sources, 'RESULTS.md'), report(text, rounds, seconds));
-}
-
-function median(rates: readonly number[]): number {
-  const sorted = [...rates].sort((a, b) => a - b);
+function median(figures: readonly number[]): number {
+  const sorted = [...figures].sort((a, b) => a - b);
   return sorted[sorted.length >> 1] ?? Number.NaN;
 }
 
-function table(rows: readonly { size: number; series: readonly Series[] }[]): string {
-  const lines = ['| frame | path | Mframes/s | min to max | ours is |', '|---|---|---|---|---|'];
-  for (const { size, series } of rows) {
-    const [ours] = series;
-    for (const { name, rates } of series) {
-      const ratio = median(ours?.rates ?? []) / median(rates);
-      const range = `${mega(Math.min(...rates))} to ${mega(Math.max(...rates))}`;
-      const of = name === ours?.name ? '' : `${ratio.toFixed(3)} of it`;
-      lines.push(`| ${size} B | ${name} | ${mega(median(rates))} | ${range} | ${of} |`);
+function table(results: readonly Result[]): string {
+  const lines = ['| row | path | median | min to max | ours is |', '|---|---|---|---|---|'];
+  for (const { name, ratios, series } of results) {
+    for (const { figures, name: path, unit } of series) {
+      const range = `${digits(Math.min(...figures))} to ${digits(Math.max(...figures))}`;
+      const about = ratios.filter(({ of }) => of[1] === path).map(ratioText);
+      const cells = [name, path, `${digits(median(figures))} ${unit}`, range, about.join('; ')];
+      lines.push(`| ${cells.join(' | ')} |`);
     }
   }
   return lines.join('\n');
 }
 
-function mega(rate: number): string {
-  return (rate / 1e6).toFixed(2);
+function ratioText({ atLeast, atMost, value }: Result['ratios'][number]): string {
+  const text = `${digits(value)} of it`;
+  if (atLeast !== undefined) return `${text} (at least ${atLeast}: ${verdict(value >= atLeast)})`;
+  if (atMost !== undefined) return `${text} (at most ${atMost}: ${verdict(value <= atMost)})`;
+  return text;
 }
 
-function report(text: string, rounds: number, seconds: string): string {
+function verdict(isKept: boolean): string {
+  return isKept ? 'kept' : '**missed**';
+}
+
+function digits(figure: number): string {
+  return figure >= 100 ? figure.toFixed(0) : figure.toPrecision(3);
+}
+
+function report(text: string, rounds: number, seconds: string, loads: readonly number[]): string {
   const [cpu] = cpus();
   const kernel = readFileSync('/proc/version', 'utf8').split(' ')[2];
   return [
@@ -155,11 +128,41 @@ function report(text: string, rounds: number, seconds: string): string {
     '',
     'Made by `npm run bench -- --write`. Absolute figures drift with the machine; ratios hold.',
     '',
-    `${cpus().length} x ${cpu?.model}, Linux ${kernel}, Node ${process.version}; ${rounds} alternated rounds of ${seconds} s, medians.`,
+    `${cpus().length} x ${cpu?.model}, Linux ${kernel}, Node ${process.version}; ${rounds} alternated rounds of ${seconds} s, medians. Load of the machine before: ${loads.map((load) => load.toFixed(1)).join(', ')}.`,
     '',
     text,
     '',
   ].join('\n');
+}
+
+async function main(): Promise<void> {
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  const loads = loadavg();
+  const scratch = mkdtempSync(join(tmpdir(), 'xenvif-bench-'));
+  const limits = join(scratch, 'limits');
+  const flags = ['-O2', '-mavx2', '-pthread', '-o', limits];
+  execFileSync('gcc', [...flags, join(sources, 'limits.c')]);
+  const other = values.against === undefined ? undefined : join(values.against, 'dist/bench');
+  const place = { here, limits, scratch, seconds: Number(values.seconds), other };
+  const results: Result[] = [];
+  try {
+    for (const group of groups(place)) results.push(await take(group, Number(values.rounds)));
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+  const text = table(results);
+  console.log(text);
+  const figures = `${JSON.stringify(results, null, 2)}\n`;
+  if (values.json !== undefined) writeFileSync(values.json, figures);
+  if (!values.write) return;
+  writeFileSync(
+    join(sources, 'RESULTS.md'),
+    report(text, Number(values.rounds), values.seconds, loads),
+  );
+  writeFileSync(join(sources, 'RESULTS.json'), figures);
 }
 
 await main();

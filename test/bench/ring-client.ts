@@ -1,30 +1,57 @@
 /**
  * A client in a process of its own that looks at every frame of a batch by its offsets.
- * Usage: ring-client ADDRESS SECONDS; prints frames per second, and how many were lost.
+ * Usage: ring-client ADDRESS SECONDS [latency|idle]; prints frames per second, and how many were lost; with
+ * `latency`, microseconds from the guest's event until the frame is here; `idle` never reads.
  */
-import { XenvifClient } from '@xenvif/client';
+import { type FrameBatchView, XenvifClient } from '@xenvif/client';
 
-const [address = '', seconds = '1'] = process.argv.slice(2);
-const WARM_UP_MS = 500;
-
+const [address = '', secondsText = '1', mode = 'rate'] = process.argv.slice(2);
+const durationMs = Number(secondsText) * 1000;
+const WARM_UP_MS = 1000;
 const client = new XenvifClient({ address });
-const stream = client.observeBatches('vifs/1.0', { direction: 'from-guest' });
-const start = performance.now();
-let from = 0;
-let frames = 0;
-let sum = 0;
-for await (const batch of stream) {
-  for (let index = 0; index < batch.count; index += 1) {
-    sum += batch.bytes[batch.offset(index)] as number;
+
+if (mode === 'latency') await latency();
+else if (mode === 'idle') client.observeBatches('vifs/1.0', { direction: 'from-guest' });
+else await rate();
+
+async function rate(): Promise<void> {
+  const stream = client.observeBatches('vifs/1.0', { direction: 'from-guest' });
+  const start = performance.now();
+  let from = 0;
+  let frames = 0;
+  let sum = 0;
+  for await (const batch of stream) {
+    for (let index = 0; index < batch.count; index += 1) {
+      sum += batch.bytes[batch.offset(index)] as number;
+    }
+    const now = performance.now();
+    if (from === 0) {
+      if (now - start > WARM_UP_MS) from = now;
+      continue;
+    }
+    frames += batch.count;
+    if (now - from > durationMs) break;
   }
-  const now = performance.now();
-  if (from === 0) {
-    if (now - start > WARM_UP_MS) from = now;
-    continue;
-  }
-  frames += batch.count;
-  if (now - from > Number(seconds) * 1000) break;
+  const perSecond = frames / ((performance.now() - from) / 1000);
+  console.log(JSON.stringify({ rate: perSecond, lost: Number(stream.lost.frames), sum: sum > 0 }));
+  client.close();
 }
-const rate = frames / ((performance.now() - from) / 1000);
-console.log(JSON.stringify({ rate, lost: Number(stream.lost.frames), sum: sum > 0 }));
-client.close();
+
+async function latency(): Promise<void> {
+  const delays: number[] = [];
+  const end = performance.now() + durationMs + WARM_UP_MS;
+  for await (const batch of client.observeBatches('vifs/1.0', { direction: 'from-guest' })) {
+    delays.push(delayUs(batch));
+    if (performance.now() > end) break;
+  }
+  const warm = delays.slice(200).sort((a, b) => a - b);
+  const at = (part: number) => warm[Math.floor((warm.length - 1) * part)];
+  console.log(JSON.stringify({ p50: at(0.5), p99: at(0.99), p999: at(0.999) }));
+  client.close();
+}
+
+/** How long ago the guest sent the first frame of the batch. */
+function delayUs(batch: FrameBatchView): number {
+  const now = Number(process.hrtime.bigint());
+  return (now - batch.bytes.readDoubleLE(batch.offset(0) + 14)) / 1000;
+}

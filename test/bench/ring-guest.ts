@@ -36,13 +36,13 @@ class RepeatingRing {
     const { ring } = this;
     const room = ring.freeRequests();
     const first = Math.min(room, ring.size - (ring.reqProd & (ring.size - 1)));
-    this.#write(first);
-    if (room > first) this.#write(room - first);
+    this.write(first);
+    if (room > first) this.write(room - first);
     return room;
   }
 
   /** Writes the next `count` requests, which lie in one piece. */
-  #write(count: number): void {
+  write(count: number): void {
     const { ring } = this;
     const slot = ring.reqProd & (ring.size - 1);
     const words = this.#slotWords;
@@ -52,6 +52,7 @@ class RepeatingRing {
 }
 
 export class RingGuest {
+  readonly #frames: SharedPages;
   readonly #tx: RepeatingRing;
   readonly #rx: RepeatingRing;
   readonly #channel: EventChannel;
@@ -60,20 +61,29 @@ export class RingGuest {
   /** Called when there may be room on the ring for what is sent. */
   onRoom: () => void = () => undefined;
 
-  private constructor(tx: RepeatingRing, rx: RepeatingRing, channel: EventChannel) {
+  private constructor(
+    frames: SharedPages,
+    tx: RepeatingRing,
+    rx: RepeatingRing,
+    channel: EventChannel,
+  ) {
+    this.#frames = frames;
     this.#tx = tx;
     this.#rx = rx;
     this.#channel = channel;
   }
 
-  /** Does a frontend's part of the handshake for interface 0 of `xen`'s domain. */
-  static async connect(xen: Xen, frameBytes: number): Promise<RingGuest> {
+  /**
+   * Does a frontend's part of the handshake for interface 0 of `xen`'s domain. Its frames come from the
+   * station with the last byte `station` in its address, and go to station 2, or from there to 1.
+   */
+  static async connect(xen: Xen, frameBytes: number, station = 1): Promise<RingGuest> {
     const rings = xen.grants.share(0, 2, 'write');
     const [txPage, rxPage] = rings.pages;
     if (txPage === undefined || rxPage === undefined) throw new Error('No pages.');
     const front = new FrontRing(txPage, TX_SLOT_BYTES);
     const frames = xen.grants.share(0, front.size, 'read');
-    for (const page of frames.pages) writeFrame(page.bytes, frameBytes);
+    for (const page of frames.pages) writeFrame(page.bytes, frameBytes, station);
     const tx = new RepeatingRing(front, TX_SLOT_BYTES, (id) => [
       refOf(frames, id),
       0,
@@ -83,7 +93,7 @@ export class RingGuest {
     const buffers = xen.grants.share(0, back.size, 'write');
     const rx = new RepeatingRing(back, RX_SLOT_BYTES, (id) => [id, refOf(buffers, id)]);
     const channel = xen.events.allocate(0, () => guest.#onEvent());
-    const guest = new RingGuest(tx, rx, channel);
+    const guest = new RingGuest(frames, tx, rx, channel);
     guest.#receive();
     const base = `/local/domain/${xen.domid}/device/vif/0`;
     const nodes = {
@@ -107,6 +117,18 @@ export class RingGuest {
     if (count > 0 && this.#tx.ring.pushRequests()) this.#channel.notify();
     this.sent += count;
     return count;
+  }
+
+  /** Sends one frame with the time of CLOCK_MONOTONIC in it, nanoseconds as a double behind its type. */
+  kick(): void {
+    const { ring } = this.#tx;
+    this.#tx.takeResponses();
+    const page = this.#frames.pages[ring.reqProd & (ring.size - 1)];
+    if (page === undefined) return;
+    const { buffer, byteOffset } = page.bytes;
+    new DataView(buffer, byteOffset).setFloat64(14, Number(process.hrtime.bigint()), true);
+    this.#tx.write(1);
+    if (ring.pushRequests()) this.#channel.notify();
   }
 
   /** Has `onRoom` called as soon as the backend has answered something. */
@@ -135,7 +157,8 @@ function refOf(pages: SharedPages, index: number): number {
 }
 
 /** A frame from one station to another, of no protocol that anybody knows. */
-function writeFrame(page: Uint8Array, frameBytes: number): void {
+function writeFrame(page: Uint8Array, frameBytes: number, station: number): void {
+  const other = station === 2 ? 1 : 2;
   page.fill(0x5a, 0, frameBytes);
-  page.set([0x02, 0, 0, 0, 0, 0x01, 0x00, 0x16, 0x3e, 0, 0, 0x01, 0x88, 0xb5]);
+  page.set([0, 0x16, 0x3e, 0, 0, other, 0, 0x16, 0x3e, 0, 0, station, 0x88, 0xb5]);
 }

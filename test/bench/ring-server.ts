@@ -1,7 +1,8 @@
 /**
  * The product's own path between an emulated ring and a socket, through netback and FrameService.
- * Usage: ring-server FRAME_BYTES [receive]; prints the address and serves until its parent ends it. The
- * guest sends frames to who observes it; with `receive` it only takes what is sent to it. Asked by a
+ * Usage: ring-server FRAME_BYTES [receive|kick]; prints the address and serves until its parent ends
+ * it. The guest sends frames to who observes it; with `receive` it only takes what is sent to it, and
+ * with `kick` it sends one frame every 2 ms, with the time in it. Asked by a
  * line on its standard input, it prints { sent, received, ms, cpuMs }.
  */
 import { pino } from 'pino';
@@ -15,6 +16,7 @@ import { RingGuest } from './ring-guest.js';
 
 /** Frames are made while less than this waits, so that what is measured is delivery, not loss. */
 const WAITING_BYTES_MAX = 1024 * 1024;
+const KICK_INTERVAL_MS = 2;
 const LOCAL_MEMORY_BYTES = 64 * 1024 * 1024;
 
 const frameBytes = Number(process.argv[2]);
@@ -37,7 +39,7 @@ const ring = await RingGuest.connect(guestXen, frameBytes);
 
 /** Sends while somebody listens and keeps up; looks again at every turn while nobody does. */
 function send(): void {
-  if (server.frames.streams > 0 && server.frames.waitingBytes < WAITING_BYTES_MAX) {
+  if (server.frames.streams > 0 && server.frames.leastWaitingBytes < WAITING_BYTES_MAX) {
     ring.turn();
     ring.awaitRoom();
   } else {
@@ -48,10 +50,12 @@ function send(): void {
     });
   }
 }
-if (process.argv[3] !== 'receive') {
+const mode = process.argv[3] ?? 'send';
+if (mode === 'send') {
   ring.onRoom = send;
   send();
 }
+if (mode === 'kick') setInterval(() => ring.kick(), KICK_INTERVAL_MS);
 
 process.stdin.on('data', () => {
   const { system, user } = process.cpuUsage();

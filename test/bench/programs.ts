@@ -1,0 +1,83 @@
+/** Runs the programs that are measured: each in a process of its own, a server with its client. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+
+const READY_TIMEOUT_MS = 30_000;
+
+/** A program that is running, whose output is read line by line. */
+export class Program {
+  readonly #child: ChildProcess;
+  readonly #lines: string[] = [];
+  readonly #name: string;
+  #wake: (() => void) | undefined;
+  #ended = false;
+
+  constructor(command: string, args: readonly string[], input?: ChildProcess) {
+    this.#name = [command, ...args].join(' ');
+    const stdin = input === undefined ? 'pipe' : (input.stdout ?? 'pipe');
+    this.#child = spawn(command, args, { stdio: [stdin, 'pipe', 'inherit'] });
+    this.#child.on('close', () => {
+      this.#ended = true;
+      this.#wake?.();
+    });
+    this.#child.stdin?.on('error', () => undefined);
+    if (this.#child.stdout === null) return;
+    createInterface(this.#child.stdout).on('line', (line) => {
+      this.#lines.push(line);
+      this.#wake?.();
+    });
+  }
+
+  /** The next line that the program prints. */
+  async line(): Promise<string> {
+    const timer = setTimeout(() => this.stop(), READY_TIMEOUT_MS + 60_000);
+    try {
+      while (this.#lines.length === 0 && !this.#ended) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+    const line = this.#lines.shift();
+    if (line === undefined) throw new Error(`${this.#name} ended without an answer.`);
+    return line;
+  }
+
+  /** Asks for a line by a line. */
+  async ask(): Promise<Record<string, number>> {
+    this.#child.stdin?.write('\n');
+    return JSON.parse(await this.line());
+  }
+
+  stop(): void {
+    this.#child.kill('SIGKILL');
+  }
+}
+
+/** A program of ours, by its file. */
+export function node(file: string, ...args: string[]): Program {
+  return new Program(process.execPath, [file, ...args]);
+}
+
+/** Starts a server, hands what it prints first to a client, and answers what the client prints. */
+export async function against(
+  server: Program,
+  client: (address: string) => Program,
+): Promise<Record<string, number>> {
+  let asking: Program | undefined;
+  try {
+    asking = client(await server.line());
+    const answer: unknown = JSON.parse(await asking.line());
+    if (typeof answer === 'number') return { rate: answer };
+    return answer as Record<string, number>;
+  } finally {
+    asking?.stop();
+    server.stop();
+  }
+}
+
+export function pause(forMs: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, forMs));
+}
