@@ -133,10 +133,14 @@ export class CountingGuest {
     return [...new Set(slots.map(({ frame }) => frame.number))];
   }
 
-  /** Puts one frame of each layout on each ring and tells the backend. Returns their numbers. */
-  send(): number[] {
+  /**
+   * Puts one frame of each layout on each ring, behind `plain` frames that are as simple as can be, and
+   * tells the backend. Returns their numbers.
+   */
+  send(plain = 0): number[] {
     const numbers: number[] = [];
     for (const side of this.#sides) {
+      for (let index = 0; index < plain; index += 1) numbers.push(this.#put(side, [60], false));
       for (const { sizes, isTcp } of LAYOUTS) numbers.push(this.#put(side, sizes, isTcp));
       side.queue.txChannel.notify();
     }

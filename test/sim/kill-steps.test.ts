@@ -23,6 +23,8 @@ const STEPS_MAX = 5000;
 /** Turns of the event loop in which whatever is still to be done after an answer is done. */
 const CALM_TURNS = 12;
 const WAIT_MS = 5000;
+/** As many as the backend takes for a batch that needs nothing done, and some more. */
+const PLAIN_FRAMES = 36;
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
@@ -146,9 +148,9 @@ class KillingGround {
    * Every guest sends; returns when all has arrived and the daemon has nothing left to do. A daemon
    * that dies is replaced, in the first place by one that dies before its `second` step.
    */
-  async exchange(deaths: { first?: number; second?: number } = {}): Promise<void> {
-    if (deaths.first !== undefined) this.xen.killBefore(deaths.first);
-    await this.#settle(this.#send(), deaths.second);
+  async exchange(how: { first?: number; second?: number; plain?: number } = {}): Promise<void> {
+    if (how.first !== undefined) this.xen.killBefore(how.first);
+    await this.#settle(this.#send(how.plain), how.second);
   }
 
   /** Every guest sends while the daemon stops in good order, or dies before its `killBefore`th step. */
@@ -191,11 +193,11 @@ class KillingGround {
   }
 
   /** Returns what each guest is to receive. */
-  #send(): number[][] {
+  #send(plain = 0): number[][] {
     this.#inFlight.clear();
     this.#deathsNow = 0;
     for (const guest of this.guests) guest.received.clear();
-    const sent = this.guests.map((guest) => guest.send());
+    const sent = this.guests.map((guest) => guest.send(plain));
     return [sent[1] ?? [], sent[0] ?? []];
   }
 
@@ -311,6 +313,20 @@ for (const [kind, options] of Object.entries(KINDS)) {
     await ground.end(`handing over, ${kind}`, step);
   });
 }
+
+test("death before each step of a whole batch's way, whose answers are written at once", async () => {
+  const ground = await groundOf({});
+  let step = 0;
+  for (let died = true; died && step < STEPS_MAX; ) {
+    step += 1;
+    const before = ground.deaths;
+    ground.xen.killBefore(step);
+    await ground.exchange({ plain: PLAIN_FRAMES });
+    died = ground.deaths > before;
+  }
+  expect(ground.deaths).toBeGreaterThan(PLAIN_FRAMES * 2 * 6);
+  await ground.end('whole batches', step);
+});
 
 test('death before each step of a handshake: the next daemon ends it', async () => {
   const ground = await groundOf({});

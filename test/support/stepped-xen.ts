@@ -206,6 +206,13 @@ class SteppedPage extends Page {
     super.writeU32(offset, value);
   }
 
+  /** Many words at once are written in no order that can be relied on: here from the end. */
+  override writeWords(offset: number, source: Uint32Array, start: number, count: number): void {
+    for (let word = count - 1; word >= 0; word -= 1) {
+      this.writeU32(offset + word * 4, source[start + word] as number);
+    }
+  }
+
   override writeU16(offset: number, value: number): void {
     this.#step(`u16 ${offset}`);
     super.writeU16(offset, value);

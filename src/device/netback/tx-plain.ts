@@ -75,11 +75,22 @@ export function parsePlain(
   return count;
 }
 
-/** Makes responses that say OKAY to `count` of `scratch.requests` from number `first` on. */
+/**
+ * Makes responses that say OKAY to `count` of `scratch.requests` from number `first` on. Behind each is
+ * still the end of its request, until `blankPlain`.
+ */
 export function answerPlain(scratch: TxScratch, first: number, count: number): void {
   const { requests, responses } = scratch;
   for (let slot = 0; slot < count; slot += 1) {
+    const idAndSize = requests[(first + slot) * 3 + 2] as number;
     // The id in the lower half, RSP_OKAY, which is 0, in the upper.
-    responses[slot * 3] = (requests[(first + slot) * 3 + 2] as number) & 0xffff;
+    responses[slot * 3] = idAndSize & 0xffff;
+    responses[slot * 3 + 2] = idAndSize;
   }
+}
+
+/** Takes from those responses what is left of the requests. */
+export function blankPlain(scratch: TxScratch, count: number): void {
+  const { responses } = scratch;
+  for (let slot = 0; slot < count; slot += 1) responses[slot * 3 + 2] = 0;
 }

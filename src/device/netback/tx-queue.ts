@@ -25,7 +25,7 @@ import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import { finishTxAnswers } from './answer-recovery.js';
 import { EXTRA_SLOT, NO_FRAME, TxParser, type TxParserOptions } from './tx-parser.js';
-import { answerPlain, parsePlain } from './tx-plain.js';
+import { answerPlain, blankPlain, parsePlain } from './tx-plain.js';
 import type { TxScratch } from './tx-scratch.js';
 
 /** What a queue shares with the others of its vif. */
@@ -127,7 +127,14 @@ export class TxQueue {
     deliver(batch);
     const { ring } = this;
     const oldRspProd = ring.rspProd;
+    const end = (oldRspProd + count) >>> 0;
+    this.#log.begin(end, end);
+    // Whole slots at once are written in no order: the ids stay until every answer is there.
     answerPlain(scratch, first, count);
+    ring.writeResponses(scratch.responses, count);
+    this.#log.reached(oldRspProd);
+    ring.rspProd = oldRspProd;
+    blankPlain(scratch, count);
     ring.writeResponses(scratch.responses, count);
     ring.reqCons = (ring.reqCons + count) >>> 0;
     if (ring.pushResponses(oldRspProd)) notify();
