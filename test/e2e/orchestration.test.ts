@@ -242,6 +242,29 @@ describe('a call that is repeated after the daemon died', () => {
   });
 });
 
+describe("vifs of xl's", () => {
+  test('have the VLAN and the addresses of its keys, until they are given a policy', async () => {
+    const backend = '/local/domain/0/backend/vif/2/0';
+    const policy = async () => (await client.vifs.get('2.0')).spec.portPolicy;
+    await xen.store.write(`${backend}/vlan`, '30');
+    await xen.store.write(`${backend}/ip`, '10.0.0.2/24 fd00::2');
+    await expect
+      .poll(policy)
+      .toMatchObject({ accessVlan: 30, allowedAddresses: ['10.0.0.2', 'fd00::2'] });
+    await client.vifs.update('2.0', { portPolicy: { lockMac: true } });
+    expect(await policy()).toMatchObject({ accessVlan: 0, lockMac: true, allowedAddresses: [] });
+    await client.vifs.update('2.0', { portPolicy: null });
+    expect((await policy())?.accessVlan ?? 0).toBe(0);
+    await xen.store.rm(`${backend}/xenvif/policy`);
+    await xen.store.write(`${backend}/vlan`, 'trunk');
+    const reason = async () => (await client.vifs.get('2.0')).status.reason;
+    await expect.poll(reason).toBe('VLAN_INVALID');
+    await xen.store.rm(`${backend}/vlan`);
+    await xen.store.rm(`${backend}/ip`);
+    await expect.poll(reason).toBe('CONNECTED');
+  });
+});
+
 describe('in a driver domain', () => {
   test("vifs are served, and what only domain 0 may do is refused with xl's command for it", async () => {
     const domain = await hypervisor.createDomain({ name: 'driver' });

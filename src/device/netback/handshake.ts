@@ -3,6 +3,7 @@
  * and how its answer is checked. The frontend's directory belongs to the guest: every value is
  * read once, parsed strictly and bounded; what does not parse refuses the connect.
  */
+import { isIP } from 'node:net';
 import { ProtocolError } from '../../errors.js';
 import { readNodes, writeNodes } from '../../xen/store-nodes.js';
 import type { Store, StoreOperations } from '../../xen/xen.js';
@@ -15,6 +16,9 @@ const MTU_DEFAULT = 1500;
 const MTU_MIN = 68;
 const MTU_MAX = 65535;
 const U32_MAX = 0xffffffff;
+const VLAN_MAX = 4094;
+/** As many as a policy of ours may have. */
+const ADDRESSES_MAX = 64;
 
 /** Where a queue's rings and ports are: once for one queue, and in each `queue-N` for more. */
 const QUEUE_KEYS = [
@@ -132,19 +136,22 @@ export async function checkFrontendLink(store: StoreOperations, paths: VifPaths)
   }
 }
 
-/** @throws ProtocolError MTU_INVALID, RATE_INVALID: what the toolstack wrote cannot be meant. */
+/**
+ * @throws ProtocolError MTU_INVALID, RATE_INVALID, VLAN_INVALID, IP_INVALID: what the toolstack wrote
+ *   cannot be meant.
+ */
 export async function readConfiguration(
   store: StoreOperations,
   paths: VifPaths,
 ): Promise<VifConfiguration> {
-  const names = ['mac', 'mtu', 'bridge', 'xenvif/policy', 'rate', 'carrier'] as const;
+  const names = ['mac', 'mtu', 'bridge', 'xenvif/policy', 'vlan', 'ip', 'rate', 'carrier'] as const;
   const nodes = await readNodes(store, paths.backend, names);
   const { mac, mtu, bridge, rate, carrier } = nodes;
   return {
     mac: (mac ?? '').toLowerCase(),
     mtu: parseMtu(mtu),
     bridge: bridge ?? '',
-    policy: nodes['xenvif/policy'] ?? '',
+    policy: nodes['xenvif/policy'] ?? policyOfXl(nodes.vlan, nodes.ip),
     rate: parseRate(rate),
     carrier: carrier !== '0',
   };
@@ -155,6 +162,32 @@ function parseMtu(value: string | undefined): number {
   const mtu = /^[0-9]{1,5}$/.test(value) ? Number(value) : 0;
   if (mtu >= MTU_MIN && mtu <= MTU_MAX) return mtu;
   throw new ProtocolError('MTU_INVALID', `The node mtu must be ${MTU_MIN} to ${MTU_MAX}.`);
+}
+
+/**
+ * What xl's keys say of the port, as the text that policies are kept as: an access VLAN, and the
+ * addresses that the guest may send from. A policy of ours goes before them.
+ */
+function policyOfXl(vlan: string | undefined, ip: string | undefined): string {
+  const policy = {
+    ...(vlan === undefined || vlan === '' ? {} : { accessVlan: parseVlan(vlan) }),
+    ...(ip === undefined || ip.trim() === '' ? {} : { allowedAddresses: parseAddresses(ip) }),
+  };
+  return Object.keys(policy).length === 0 ? '' : JSON.stringify(policy);
+}
+
+function parseVlan(value: string): number {
+  const vlan = /^[0-9]{1,4}$/.test(value) ? Number(value) : 0;
+  if (vlan >= 1 && vlan <= VLAN_MAX) return vlan;
+  throw new ProtocolError('VLAN_INVALID', `The node vlan must be 1 to ${VLAN_MAX}.`);
+}
+
+/** Addresses with blanks between; a prefix length is for whoever makes routes. */
+function parseAddresses(value: string): string[] {
+  const addresses = value.trim().split(/[ ,]+/, ADDRESSES_MAX + 1);
+  const plain = addresses.map((address) => address.replace(/\/[0-9]{1,3}$/, ''));
+  if (plain.length <= ADDRESSES_MAX && plain.every((address) => isIP(address) !== 0)) return plain;
+  throw new ProtocolError('IP_INVALID', 'The node ip must be IP addresses with blanks between.');
 }
 
 /** `bytes,usecs`, as libxl writes it. Its parser makes no bytes of an unlimited rate. */

@@ -27,6 +27,8 @@ const RELEVANT = new Set([
   'carrier',
   'bridge',
   'xenvif/policy',
+  'vlan',
+  'ip',
 ]);
 
 export class Netback {

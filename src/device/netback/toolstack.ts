@@ -122,7 +122,8 @@ export async function changeVif(
   if (mtu !== undefined) backend['mtu'] = mtu === MTU_DEFAULT ? undefined : String(mtu);
   if (rate !== undefined) backend['rate'] = rate === null ? undefined : rateNode(rate);
   if (bridge !== undefined) backend['bridge'] = bridge ?? undefined;
-  if (policy !== undefined) backend['xenvif/policy'] = policy ?? undefined;
+  // Empty, and not absent, for then the keys of xl's would hold.
+  if (policy !== undefined) backend['xenvif/policy'] = policy ?? '';
   if (linkDown !== undefined) backend['carrier'] = linkDown ? '0' : '1';
   if (labels !== undefined) backend['xenvif/labels'] = JSON.stringify(labels);
   return await store.transaction(async (transaction) => {
