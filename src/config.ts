@@ -69,6 +69,11 @@ const configSchema = z.strictObject({
   tcp: z.string().min(1).default(`127.0.0.1:${TCP_PORT_DEFAULT}`),
   /** Where the emulated XenStore listens, for the stock xenstore tools; or `off`. */
   xenstoreSocket: z.string().min(1).max(107).optional(),
+  /**
+   * Where switches are kept over a start of the machine, or `off`. On real Xen
+   * /var/lib/xenvif/switches.json; an emulated one ends with the daemon, and so does what is in it.
+   */
+  stateFile: z.string().min(1).optional(),
   /** Guests that an emulated Xen starts with; they ping each other. */
   demoGuests: z.int().min(0).max(64).default(2),
   logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),

@@ -8,6 +8,7 @@ import { Netback } from './device/netback/index.js';
 import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
 import { portPolicyOf } from './service/port-policy.js';
 import type { GrpcServer } from './service/server.js';
+import { SwitchFile } from './switch/switch-file.js';
 import { Switches } from './switch/switches.js';
 import type { Xen } from './xen/xen.js';
 
@@ -22,6 +23,8 @@ export interface DaemonOptions {
   readonly socket: string | undefined;
   /** Emulated Xen only: starts a program in a domain, for clients that want to be one. */
   readonly openDomain?: (domid: number) => Promise<Xen>;
+  /** Where switches are kept over a start of the machine; undefined: in XenStore alone. */
+  readonly stateFile?: string | undefined;
 }
 
 export class Daemon {
@@ -50,13 +53,14 @@ export class Daemon {
 
   /** @throws StartupError; whatever was started is stopped again then. */
   static async start(options: DaemonOptions): Promise<Daemon> {
-    const { config, logger, openDomain, socket, xen } = options;
+    const { config, logger, openDomain, socket, stateFile, xen } = options;
     const tcp = config.tcp === 'off' ? undefined : checkTcpAddress(config.tcp);
     if (socket !== undefined) await claimSocket(socket);
     // Devices first: guests that were left connected wait for us, and clients do not yet. Loading
     // the gRPC stack takes longer than all else, so it is loaded behind them.
     const netback = new Netback(xen, logger, config.limits.queuesPerVif);
-    const switches = new Switches({ xen, netback, logger, policyOf: portPolicyOf });
+    const file = stateFile === undefined ? undefined : new SwitchFile(stateFile, logger);
+    const switches = new Switches({ xen, netback, logger, policyOf: portPolicyOf, file });
     const stopDevices = async () => {
       await netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
       await switches.stop();

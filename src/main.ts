@@ -18,6 +18,8 @@ import { lockMachine } from './service/machine-lock.js';
 import { VERSION } from './version.js';
 import type { Xen } from './xen/xen.js';
 
+/** Where a daemon on real Xen keeps what must outlive XenStore. */
+const STATE_FILE = '/var/lib/xenvif/switches.json';
 const STOP_TIMEOUT_MS = 20_000;
 const MIB = 1024 * 1024;
 
@@ -66,7 +68,7 @@ function report(error: unknown): void {
 }
 
 async function start(config: Config, logger: Logger, undo: Undo[], welcome: boolean) {
-  const socket = socketOf(config.socket ?? join(runtimeDirectory(), 'xenvifd.sock'));
+  const socket = pathOf(config.socket ?? join(runtimeDirectory(), 'xenvifd.sock'));
   const native = config.xen === 'native' || (config.xen === 'auto' && runsOnXen());
   let xen: Xen;
   let guests: DemoGuests | undefined;
@@ -83,7 +85,7 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
     const demo = await import('./demo/guests.js');
     const hypervisor = new Hypervisor({ memoryBytes: localMemoryBytes + 256 * MIB, logger });
     undo.push(() => hypervisor.shutdown());
-    store = socketOf(config.xenstoreSocket ?? besides(socket));
+    store = pathOf(config.xenstoreSocket ?? besides(socket));
     if (store !== undefined) {
       await claimSocket(store);
       await hypervisor.store.listen(store);
@@ -93,11 +95,13 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
     openDomain = (domid) => hypervisor.openDomain(domid);
   }
   undo.push(() => xen.close());
+  const stateFile = pathOf(config.stateFile ?? (native ? STATE_FILE : 'off'));
   const daemon = await Daemon.start({
     xen,
     config,
     logger,
     socket,
+    stateFile,
     ...(openDomain && { openDomain }),
   });
   undo.push(() => daemon.stop());
@@ -151,6 +155,7 @@ function parseFlags(): Flags {
     .option('--socket-mode <mode>', 'mode of the Unix socket (default: 0660)')
     .option('--tcp <address>', 'loopback address, or "off" (default: 127.0.0.1:7637)')
     .option('--xenstore-socket <path>', 'socket of the emulated XenStore, or "off"')
+    .option('--state-file <path>', 'where switches are kept over a reboot, or "off"')
     .option('--demo-guests <count>', 'emulated guests to start with (default: 2)', Number)
     .option('--log-level <level>', 'trace, debug, info, warn, error or silent (default: info)')
     .option('--log-format <format>', 'auto, json or pretty (default: auto)')
@@ -182,7 +187,8 @@ async function makeLogger(config: Config): Promise<Logger> {
   return pino(options, stream);
 }
 
-function socketOf(path: string | undefined): string | undefined {
+/** A path, or `off` for none. */
+function pathOf(path: string | undefined): string | undefined {
   return path === 'off' ? undefined : path;
 }
 

@@ -21,7 +21,7 @@ import {
   type UpdatePortRequest,
   UpdatePortResponse,
 } from '../gen/xenvif/v1/switch_service.js';
-import type { PortDevice } from '../switch/switch-store.js';
+import type { PortDevice } from '../switch/switch-records.js';
 import type { JoinedSwitch, Switches } from '../switch/switches.js';
 import { unary } from './calls.js';
 import { checkEtag, etagOf } from './etag.js';

@@ -8,7 +8,7 @@ import type { Network } from '../device/network.js';
 import type { TapDevice } from '../device/tap/index.js';
 import { NotFoundError } from '../errors.js';
 import type { Xen } from '../xen/xen.js';
-import type { PortDevice } from './switch-store.js';
+import type { PortDevice } from './switch-records.js';
 
 export interface PortNetwork {
   /** Its own name, for a port that is given none. */

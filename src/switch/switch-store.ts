@@ -4,53 +4,20 @@
  * does not take are written in base64url.
  */
 import type { Logger } from 'pino';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { Store } from '../xen/xen.js';
-
-const switchSchema = z.strictObject({
-  uid: z.string(),
-  labels: z.record(z.string(), z.string()),
-  spec: z.strictObject({
-    ageingSeconds: z.int().positive(),
-    entriesPerPort: z.int().positive(),
-    hub: z.boolean(),
-  }),
-});
-
-const portSchema = z.strictObject({
-  device: z.discriminatedUnion('kind', [
-    z.strictObject({
-      kind: z.literal('tap'),
-      interface: z.string(),
-      mtu: z.int(),
-      persist: z.boolean(),
-      owner: z.int().optional(),
-    }),
-    z.strictObject({ kind: z.literal('netfront'), handle: z.int() }),
-  ]),
-  policy: z.string(),
-  mirror: z
-    .strictObject({
-      sources: z.array(z.string()),
-      destinations: z.array(z.string()),
-      vlans: z.array(z.int()),
-    })
-    .optional(),
-});
-
-/** What is wanted of a switch. */
-export type SwitchRecord = z.output<typeof switchSchema>;
-/** What was plugged in at a port, and how. */
-export type PortRecord = z.output<typeof portSchema>;
-export type PortDevice = PortRecord['device'];
-export type MirrorRecord = NonNullable<PortRecord['mirror']>;
+import type { KeptSwitches, SwitchFile } from './switch-file.js';
+import { type PortRecord, portSchema, type SwitchRecord, switchSchema } from './switch-records.js';
 
 export class SwitchStore {
   readonly #store: Store;
   readonly #logger: Logger;
   readonly #root: string;
+  readonly #file: SwitchFile | undefined;
 
-  constructor(store: Store, domid: number, logger: Logger) {
+  /** With a `file`, what is kept outlives XenStore as well. */
+  constructor(store: Store, domid: number, logger: Logger, file: SwitchFile | undefined) {
+    this.#file = file;
     this.#store = store;
     this.#logger = logger;
     this.#root = `/local/domain/${domid}/data/xenvif/switches`;
@@ -64,20 +31,69 @@ export class SwitchStore {
     return await this.#readAll(`${this.#pathOf(id)}/ports`, undefined, portSchema);
   }
 
+  /**
+   * Brings back into XenStore what only the file still has: all of it after the machine was started
+   * anew. What both have is as XenStore has it.
+   */
+  async restore(): Promise<void> {
+    const kept = Object.entries((await this.#file?.load()) ?? {});
+    if (kept.length === 0) return;
+    const present = await this.readSwitches();
+    for (const [id, { record, ports }] of kept) {
+      const there = await this.readPorts(id);
+      // A switch that is there, or has lost its record and not its ports, is XenStore's to tell of.
+      if (present.has(id) || there.size > 0) continue;
+      this.#logger.info({ switch: id, ports: Object.keys(ports) }, 'restoring a switch');
+      if (record !== undefined) await this.#write(`${this.#pathOf(id)}/record`, record);
+      for (const [port, content] of Object.entries(ports)) {
+        await this.#write(`${this.#pathOf(id)}/ports/${encode(port)}`, content);
+      }
+    }
+  }
+
   async writeSwitch(id: string, record: SwitchRecord): Promise<void> {
-    await this.#store.write(`${this.#pathOf(id)}/record`, JSON.stringify(record));
+    await this.#keep(
+      (kept) => {
+        kept[id] = { ...keptOf(kept, id), record };
+      },
+      () => this.#write(`${this.#pathOf(id)}/record`, record),
+    );
   }
 
   async removeSwitch(id: string): Promise<void> {
-    await this.#store.rm(this.#pathOf(id));
+    await this.#keep(
+      (kept) => {
+        delete kept[id];
+      },
+      () => this.#store.rm(this.#pathOf(id)),
+    );
   }
 
   async writePort(id: string, port: string, record: PortRecord): Promise<void> {
-    await this.#store.write(`${this.#pathOf(id)}/ports/${encode(port)}`, JSON.stringify(record));
+    await this.#keep(
+      (kept) => {
+        const old = keptOf(kept, id);
+        kept[id] = { ...old, ports: { ...old.ports, [port]: record } };
+      },
+      () => this.#write(`${this.#pathOf(id)}/ports/${encode(port)}`, record),
+    );
   }
 
   async removePort(id: string, port: string): Promise<void> {
-    await this.#store.rm(`${this.#pathOf(id)}/ports/${encode(port)}`);
+    await this.#keep(
+      (kept) => {
+        delete kept[id]?.ports[port];
+      },
+      () => this.#store.rm(`${this.#pathOf(id)}/ports/${encode(port)}`),
+    );
+  }
+
+  async #keep(change: (kept: KeptSwitches) => void, then: () => Promise<void>): Promise<void> {
+    await (this.#file === undefined ? then() : this.#file.keep(change, then));
+  }
+
+  async #write(path: string, content: SwitchRecord | PortRecord): Promise<void> {
+    await this.#store.write(path, JSON.stringify(content));
   }
 
   #pathOf(id: string): string {
@@ -100,6 +116,10 @@ export class SwitchStore {
     }
     return records;
   }
+}
+
+function keptOf(kept: KeptSwitches, id: string): KeptSwitches[string] {
+  return kept[id] ?? { ports: {} };
 }
 
 function parseJson(text: string | undefined): unknown {

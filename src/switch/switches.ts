@@ -14,14 +14,10 @@ import type { Xen } from '../xen/xen.js';
 import { openPortDevice, type PortNetwork } from './port-device.js';
 import type { PortPolicy } from './port-policy.js';
 import { type Mirror, Switch } from './switch.js';
+import type { SwitchFile } from './switch-file.js';
 import type { SwitchPort } from './switch-port.js';
-import {
-  type MirrorRecord,
-  type PortDevice,
-  type PortRecord,
-  type SwitchRecord,
-  SwitchStore,
-} from './switch-store.js';
+import type { MirrorRecord, PortDevice, PortRecord, SwitchRecord } from './switch-records.js';
+import { SwitchStore } from './switch-store.js';
 
 /** How long the making of a port waits for its other end: a backend that is there takes less. */
 const CONNECT_WAIT_MS = 1000;
@@ -76,6 +72,8 @@ export interface SwitchesOptions {
   readonly logger: Logger;
   /** What a port's policy says that is kept as text; undefined when it is not to be understood. */
   readonly policyOf: (text: string) => PortPolicy | undefined;
+  /** Where switches are kept over a start of the machine; undefined: in XenStore alone. */
+  readonly file?: SwitchFile | undefined;
 }
 
 export class Switches {
@@ -91,7 +89,7 @@ export class Switches {
   constructor(options: SwitchesOptions) {
     this.#options = options;
     const { logger, xen } = options;
-    this.#store = new SwitchStore(xen.store, xen.domid, logger);
+    this.#store = new SwitchStore(xen.store, xen.domid, logger, options.file);
     this.#build(DEFAULT_SWITCH, newRecord());
   }
 
@@ -101,6 +99,7 @@ export class Switches {
       if (event === 'deleted') this.#unplugVif(device);
       else this.#plugVif(device);
     });
+    await this.#store.restore();
     for (const [id, record] of await this.#store.readSwitches()) {
       const old = this.#switches.get(id);
       if (old !== undefined) await this.#close(old);

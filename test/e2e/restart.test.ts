@@ -1,0 +1,164 @@
+/** What a daemon finds when it starts: after another, after the machine itself, and beside another. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { XenvifClient, type XenvifClientError } from '@xenvif/client';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { loadConfig } from '../../src/config.js';
+import { Daemon } from '../../src/daemon.js';
+import { Hypervisor } from '../../src/xen/emulated/index.js';
+import type { Xen } from '../../src/xen/xen.js';
+import { silent } from '../support/machine.js';
+
+const MIB = 1024 * 1024;
+
+let directory: string;
+let stateFile: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'xenvif-restart-'));
+  stateFile = join(directory, 'state', 'switches.json');
+});
+afterEach(() => {
+  rmSync(directory, { recursive: true });
+});
+
+/** A daemon on a machine of its own: what is in XenStore is as new as the machine. */
+class Run {
+  readonly client: XenvifClient;
+  readonly #xen: Xen;
+  readonly #daemon: Daemon;
+
+  private constructor(xen: Xen, daemon: Daemon) {
+    this.#xen = xen;
+    this.#daemon = daemon;
+    this.client = new XenvifClient({ address: daemon.addresses[0] as string });
+  }
+
+  static async on(hypervisor: Hypervisor, file = stateFile): Promise<Run> {
+    const xen = await hypervisor.dom0.open({ localMemoryBytes: 16 * MIB });
+    const config = loadConfig({ tcp: '127.0.0.1:0' });
+    const options = { xen, config, logger: silent, socket: undefined, stateFile: file };
+    return new Run(xen, await Daemon.start(options));
+  }
+
+  async ids(): Promise<string[]> {
+    const ids: string[] = [];
+    for await (const { id } of this.client.switches.list()) ids.push(id);
+    return ids;
+  }
+
+  async stop(): Promise<void> {
+    this.client.close();
+    await this.#daemon.stop();
+    await this.#xen.close();
+  }
+}
+
+/** Runs `body` with a daemon on a machine that is switched off afterwards. */
+async function onNewMachine<T>(body: (run: Run) => Promise<T>, file = stateFile): Promise<T> {
+  const hypervisor = new Hypervisor();
+  const run = await Run.on(hypervisor, file);
+  try {
+    return await body(run);
+  } finally {
+    await run.stop();
+    await hypervisor.shutdown();
+  }
+}
+
+describe('switches are kept over a start of the machine', () => {
+  test('as they were asked for, until they are removed', async () => {
+    const made = await onNewMachine(async ({ client }) => {
+      await client.switches.create('gone');
+      await client.switches.delete('gone');
+      return await client.switches.create('lan', { ageingSeconds: 60, labels: { a: 'b' } });
+    });
+    expect(JSON.parse(readFileSync(stateFile, 'utf8'))).toMatchObject({ version: 1 });
+    await onNewMachine(async (run) => {
+      expect(await run.ids()).toEqual(['default', 'lan']);
+      const { labels, spec, uid } = await run.client.switches.get('lan');
+      expect({ labels, spec, uid }).toEqual({
+        labels: made.labels,
+        spec: made.spec,
+        uid: made.uid,
+      });
+      await run.client.switches.delete('lan');
+    });
+    expect(await onNewMachine((run) => run.ids())).toEqual(['default']);
+  });
+
+  test('and what XenStore has goes before the file', async () => {
+    const hypervisor = new Hypervisor();
+    const first = await Run.on(hypervisor);
+    const { uid } = await first.client.switches.create('lan', { hub: true });
+    await first.stop();
+    const content = JSON.parse(readFileSync(stateFile, 'utf8'));
+    content.switches.lan.record.uid = 'of another time';
+    content.switches.old = content.switches.lan;
+    writeFileSync(stateFile, JSON.stringify(content));
+    const second = await Run.on(hypervisor);
+    expect((await second.client.switches.get('lan')).uid).toBe(uid);
+    expect(await second.ids()).toEqual(['default', 'lan', 'old']);
+    await second.stop();
+    await hypervisor.shutdown();
+  });
+
+  test('a file that is none of ours is put aside, and the daemon starts', async () => {
+    await onNewMachine(({ client }) => client.switches.create('lan'));
+    writeFileSync(stateFile, '{"version": 2}');
+    expect(await onNewMachine((run) => run.ids())).toEqual(['default']);
+    expect(existsSync(`${stateFile}.invalid`)).toBe(true);
+    expect(existsSync(stateFile)).toBe(false);
+  });
+
+  test('a switch that cannot be kept is not made', async () => {
+    const inTheWay = join(directory, 'file');
+    writeFileSync(inTheWay, '');
+    await onNewMachine(
+      async (run) => {
+        const error = await run.client.switches
+          .create('lan')
+          .catch((failure: XenvifClientError) => failure);
+        expect(error).toMatchObject({ code: 'STATE_FILE_UNWRITABLE', grpcStatus: 'UNAVAILABLE' });
+        expect(await run.ids()).toEqual(['default']);
+      },
+      join(inTheWay, 'switches.json'),
+    );
+  });
+});
+
+describe('one daemon a domain', () => {
+  const module = fileURLToPath(new URL('../../dist/service/machine-lock.js', import.meta.url));
+  const script = [
+    `import { lockMachine } from ${JSON.stringify(module)};`,
+    'const unlock = await lockMachine().catch((error) => {',
+    '  console.log(error.code);',
+    '  process.exit(1);',
+    '});',
+    "console.log('locked');",
+    'setInterval(() => unlock, 1000);',
+  ].join('\n');
+
+  async function start(): Promise<{ child: ChildProcess; said: string }> {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script]);
+    const said = await new Promise<string>((resolve) => {
+      child.stdout.once('data', (text) => resolve(String(text).trim()));
+    });
+    return { child, said };
+  }
+
+  test('a second one is refused, and the next one is not after a kill', async () => {
+    const first = await start();
+    expect(first.said).toBe('locked');
+    expect((await start()).said).toBe('ALREADY_RUNNING');
+    const ended = new Promise((resolve) => first.child.on('close', resolve));
+    first.child.kill('SIGKILL');
+    await ended;
+    const next = await start();
+    expect(next.said).toBe('locked');
+    next.child.kill('SIGKILL');
+  });
+});
