@@ -3,6 +3,7 @@
  * live as long as the vifs that they join, and a daemon that starts finds both. Names that XenStore
  * does not take are written in base64url.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { Logger } from 'pino';
 import type { z } from 'zod';
 import type { Store } from '../xen/xen.js';
@@ -36,18 +37,46 @@ export class SwitchStore {
    * anew. What both have is as XenStore has it.
    */
   async restore(): Promise<void> {
-    const kept = Object.entries((await this.#file?.load()) ?? {});
-    if (kept.length === 0) return;
-    const present = await this.readSwitches();
-    for (const [id, { record, ports }] of kept) {
-      const there = await this.readPorts(id);
-      // A switch that is there, or has lost its record and not its ports, is XenStore's to tell of.
-      if (present.has(id) || there.size > 0) continue;
+    if (this.#file === undefined) return;
+    const kept = await this.#file.load();
+    for (const [id, { record, ports }] of Object.entries(kept)) {
+      if (await this.#isPresent(id)) continue;
       this.#logger.info({ switch: id, ports: Object.keys(ports) }, 'restoring a switch');
       if (record !== undefined) await this.#write(`${this.#pathOf(id)}/record`, record);
       for (const [port, content] of Object.entries(ports)) {
         await this.#write(`${this.#pathOf(id)}/ports/${encode(port)}`, content);
       }
+    }
+    await this.#keepWhatIsThere(this.#file, kept);
+  }
+
+  /** A switch with a record or a port is XenStore's to tell of. */
+  async #isPresent(id: string): Promise<boolean> {
+    const record = await this.#store.readIfExists(`${this.#pathOf(id)}/record`);
+    return record !== undefined || (await this.readPorts(id)).size > 0;
+  }
+
+  /** Has the file say what XenStore says: an earlier daemon may have kept none, or died in between. */
+  async #keepWhatIsThere(file: SwitchFile, kept: KeptSwitches): Promise<void> {
+    const present: KeptSwitches = {};
+    const records = await this.readSwitches();
+    for (const id of new Set([...Object.keys(kept), ...records.keys()])) {
+      const ports = Object.fromEntries(await this.readPorts(id));
+      const record = records.get(id);
+      present[id] = record === undefined ? { ports } : { record, ports };
+    }
+    if (isDeepStrictEqual(present, kept)) return;
+    try {
+      await file.keep(
+        (switches) => {
+          for (const id of Object.keys(switches)) delete switches[id];
+          Object.assign(switches, present);
+        },
+        async () => undefined,
+      );
+    } catch (error) {
+      // Guests wait: what cannot be kept is told, and again by the next call that wants it kept.
+      this.#logger.error({ error }, 'cannot keep the switches');
     }
   }
 

@@ -102,8 +102,20 @@ describe('switches are kept over a start of the machine', () => {
     const second = await Run.on(hypervisor);
     expect((await second.client.switches.get('lan')).uid).toBe(uid);
     expect(await second.ids()).toEqual(['default', 'lan', 'old']);
+    const { switches } = JSON.parse(readFileSync(stateFile, 'utf8'));
+    expect(switches.lan.record.uid).toBe(uid);
     await second.stop();
     await hypervisor.shutdown();
+  });
+
+  test('also those that a daemon without a file has made', async () => {
+    const hypervisor = new Hypervisor();
+    const first = await Run.on(hypervisor, join(directory, 'other.json'));
+    await first.client.switches.create('lan');
+    await first.stop();
+    await (await Run.on(hypervisor)).stop();
+    await hypervisor.shutdown();
+    expect(await onNewMachine((run) => run.ids())).toEqual(['default', 'lan']);
   });
 
   test('a file that is none of ours is put aside, and the daemon starts', async () => {
