@@ -3,21 +3,19 @@
  * are xl's as well, and the other way round; and a daemon that is killed under traffic is one that the
  * guests do not miss.
  */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { findCheckout } from './assets.js';
 import { sleep } from './deferred.js';
 import type { Guest } from './guest.js';
 import { serveIperf, tcp } from './iperf.js';
-import { Lab } from './lab.js';
-import { knowEachOther, Pinging } from './pinging.js';
+import type { Lab } from './lab.js';
+import { Pinging } from './pinging.js';
+import { LEFT, logFolder, RIGHT, servedMachine } from './shared-machine.js';
 import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
-import { Xenvifd } from './xenvifd.js';
+import type { Xenvifd } from './xenvifd.js';
 
-const logDir = join(import.meta.dirname, 'logs', 'orchestration');
-const WEB = { name: 'web', address: '10.0.0.1', mac: '00:16:3e:00:00:01' } as const;
-const PEER = { name: 'peer', address: '10.0.0.2', mac: '00:16:3e:00:00:02' } as const;
+const logDir = logFolder('orchestration');
 /** The second network: the guest's new interface, and an address more for its peer. */
 const SECOND = { address: '10.0.1.1', peer: '10.0.1.2', mac: '00:16:3e:00:01:01' } as const;
 const KILLS = rounds(3, 20);
@@ -30,13 +28,6 @@ let lab: Lab;
 let daemon: Xenvifd;
 let web: Guest;
 let peer: Guest;
-
-function createGuest({ name, address, mac }: typeof WEB | typeof PEER): Promise<Guest> {
-  return lab.createGuest({
-    ...{ name, mac, address: `${address}/24`, memoryMiB: 160, vcpus: 2 },
-    programs: ['/usr/bin/iperf3'],
-  });
-}
 
 /** `xenvif` as nobody, who may no more than connect to loopback. */
 function commandAsNobody(...args: string[]): string {
@@ -57,7 +48,7 @@ async function bringUpSecond(): Promise<void> {
       'until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done',
       `ip address add ${SECOND.address}/24 dev eth1`,
       'ip link set eth1 up',
-      `arp -i eth1 -s ${SECOND.peer} ${PEER.mac}`,
+      `arp -i eth1 -s ${SECOND.peer} ${RIGHT.mac}`,
     ].join('; '),
   );
   await peer.check(
@@ -67,7 +58,7 @@ async function bringUpSecond(): Promise<void> {
 
 async function untilGone(): Promise<void> {
   await web.check('while [ -e /sys/class/net/eth1 ]; do sleep 0.1; done');
-  expect(await lab.check(`xl network-list ${WEB.name}`)).not.toContain(SECOND.mac);
+  expect(await lab.check(`xl network-list ${LEFT.name}`)).not.toContain(SECOND.mac);
 }
 
 function median(values: readonly number[]): number {
@@ -76,17 +67,13 @@ function median(values: readonly number[]): number {
 }
 
 beforeAll(async () => {
-  mkdirSync(logDir, { recursive: true });
-  lab = await Lab.boot({ logDir });
-  daemon = await Xenvifd.start(lab);
-  [web, peer] = await Promise.all([createGuest(WEB), createGuest(PEER)]);
-  await knowEachOther({ guest: web, ...WEB }, { guest: peer, ...PEER });
+  const machine = await servedMachine();
+  ({ lab, daemon } = machine);
+  web = machine.pair.left;
+  peer = machine.pair.right;
   await serveIperf(peer);
 }, PREPARATION_MS);
-afterAll(async () => {
-  daemon?.close(join(logDir, 'xenvifd.log'));
-  await lab?.shutdown();
-});
+afterAll(() => daemon?.saveLog(join(logDir, 'xenvifd.log')));
 afterEach(() => {
   expect(daemon.running).toBe(true);
 });
@@ -99,7 +86,7 @@ describe('vifs as a toolstack makes them', () => {
       const watching = lab.spawn(commandAsNobody('watch', '--domid', String(domid), '--json'));
       const made = await xenvif('create', String(domid), '--mac', SECOND.mac, '--label', 'a=b');
       expect(made).toMatchObject({ name: `vifs/${domid}.1`, status: { phase: 'connected' } });
-      expect(await lab.check(`xl network-list ${WEB.name}`)).toContain(SECOND.mac);
+      expect(await lab.check(`xl network-list ${LEFT.name}`)).toContain(SECOND.mac);
       await bringUpSecond();
       const pinged = await web.check(`ping -c 3 -i 0.2 -W 20 ${SECOND.peer}`);
       expect(pinged).toContain('3 packets received');
@@ -114,7 +101,7 @@ describe('vifs as a toolstack makes them', () => {
       // Whole megabits: within 10 %.
       expect(Math.abs(limited.megabitsPerSecond - RATE_MEGABITS)).toBeLessThanOrEqual(1);
       expect(freed.megabitsPerSecond).toBeGreaterThan(RATE_MEGABITS * 1.5);
-      await lab.check(`xl network-detach ${WEB.name} 1`);
+      await lab.check(`xl network-detach ${LEFT.name} 1`);
       await untilGone();
       const deleted = `"type":"deleted","vif":{"name":"vifs/${domid}.1"`;
       for (let waited = 0; !watching.stdout().includes(deleted); waited += POLL_MS) {
@@ -131,7 +118,7 @@ describe('vifs as a toolstack makes them', () => {
     async () => {
       const domid = await web.domid();
       await lab.check(
-        `xl network-attach ${WEB.name} mac=${SECOND.mac} bridge=second rate=2MB/s script=${lab.dom0Share}/vif-connected.sh`,
+        `xl network-attach ${LEFT.name} mac=${SECOND.mac} bridge=second rate=2MB/s script=${lab.dom0Share}/vif-connected.sh`,
       );
       await daemon.waitForVif(`vifs/${domid}.1`, ['connected']);
       expect(await xenvif('get', `${domid}.1`)).toMatchObject({
@@ -165,10 +152,10 @@ describe('a daemon that dies unseen', () => {
       const carrier = 'cat /sys/class/net/eth0/carrier_changes';
       const carrierBefore = await web.check(carrier);
       const kernelBefore = await web.check('dmesg | wc -l');
-      const pinging = await Pinging.start(web, PEER.address, 0.05);
+      const pinging = await Pinging.start(web, RIGHT.address, 0.05);
       const seconds = 30 + KILLS * 60;
       await web.check(
-        `(iperf3 -c ${PEER.address} -b 2M -t ${seconds} </dev/null >/tmp/stream 2>&1; echo $? >/tmp/stream.code) & sleep 2`,
+        `(iperf3 -c ${RIGHT.address} -b 2M -t ${seconds} </dev/null >/tmp/stream 2>&1; echo $? >/tmp/stream.code) & sleep 2`,
       );
       const gaps: number[] = [];
       for (let round = 0; round < KILLS; round += 1) {
