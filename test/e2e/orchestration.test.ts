@@ -17,6 +17,8 @@ const MIB = 1024 * 1024;
 const WATCH_QUEUE = 64;
 const WATCHERS = 100;
 const CLIENTS = 4;
+/** The first start loads all of gRPC. */
+const HOOK_TIMEOUT_MS = 60_000;
 
 let hypervisor: Hypervisor;
 let xen: Xen;
@@ -43,7 +45,7 @@ beforeEach(async () => {
   await startDaemon();
   guests = new DemoGuests(hypervisor, silent);
   await guests.start(xen.store, 2);
-});
+}, HOOK_TIMEOUT_MS);
 afterEach(async () => {
   hypervisor.store.start();
   await guests.stop();

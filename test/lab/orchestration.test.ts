@@ -181,7 +181,7 @@ describe('a daemon that dies unseen', () => {
       expect(await web.check('[ -e /tmp/stream.code ] && cat /tmp/stream || echo running')).toBe(
         'running\n',
       );
-      await web.check('killall iperf3');
+      await web.check('busybox killall iperf3');
       expect(await web.check(carrier)).toBe(carrierBefore);
       expect(await web.check('dmesg | wc -l')).toBe(kernelBefore);
       const { residentMiB: _, ...held } = before;
