@@ -10,7 +10,7 @@ const SLOTS = 256;
 const PAGE = 4096;
 const MESSAGE_BYTES = 64 * 1024;
 const MESSAGES = 16;
-const WARM_UP_MS = 500;
+const WARM_UP_MS = 1500;
 const [role, first = '', second = ''] = process.argv.slice(2);
 
 if (role === 'server') serve(Number(first));

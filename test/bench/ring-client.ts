@@ -7,7 +7,7 @@ import { type FrameBatchView, XenvifClient } from '@xenvif/client';
 
 const [address = '', secondsText = '1', mode = 'rate'] = process.argv.slice(2);
 const durationMs = Number(secondsText) * 1000;
-const WARM_UP_MS = 1000;
+const WARM_UP_MS = 1500;
 const client = new XenvifClient({ address });
 
 if (mode === 'latency') await latency();

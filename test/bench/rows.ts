@@ -73,7 +73,7 @@ export function ringToClient(place: Place, size: number): Group {
       ),
     ),
     rate('gRPC by ts-proto', pair('ts-proto-path.js')),
-    rate('tcpdump -r | nc', () => tcpdump(place, size)),
+    rate('tcpdump -r into nc', () => tcpdump(place, size)),
   ];
   const isTable = size === 64 || size === 1514;
   const bounds = (atLeast: number) => (isTable ? { atLeast } : {});
@@ -84,7 +84,7 @@ export function ringToClient(place: Place, size: number): Group {
       { text: 'of C over TCP', of: [OURS, 'C over TCP'], ...bounds(small ? 0.22 : 0.33) },
       { text: 'of plain Node net', of: [OURS, 'plain Node net'], ...bounds(small ? 0.65 : 0.7) },
       { text: 'of ts-proto', of: [OURS, 'gRPC by ts-proto'], ...bounds(small ? 3 : 2) },
-      { text: 'of tcpdump | nc', of: [OURS, 'tcpdump -r | nc'], ...bounds(small ? 2 : 1.3) },
+      { text: 'of tcpdump', of: [OURS, 'tcpdump -r into nc'], ...bounds(small ? 2 : 1.3) },
       ...otherRatio(place),
     ],
   };
