@@ -11,12 +11,12 @@ import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { findCheckout, labFolder } from './assets.js';
 import type { Guest } from './guest.js';
-import { Lab } from './lab.js';
+import type { Lab } from './lab.js';
+import { logFolder, servedMachine } from './shared-machine.js';
 import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
-import { Xenvifd } from './xenvifd.js';
 
 const checkout = findCheckout();
-const logDir = join(import.meta.dirname, 'logs', 'vchan');
+const logDir = logFolder('vchan');
 const XENCAT = `node ${checkout}/dist/xencat.js --xen native`;
 const XENVIF = `node ${checkout}/clients/cli/bin/xenvif.js`;
 const NOBODY = 'setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp';
@@ -102,19 +102,18 @@ const shown = (ring: number): string =>
   ring === 0 ? 'rings in the page' : `rings of ${ring} bytes`;
 
 beforeAll(async () => {
-  mkdirSync(logDir, { recursive: true });
   peer = buildPeer();
   const script = join(import.meta.dirname, 'build-dom0-tests.mjs');
   const files = execFileSync(process.execPath, [script], { encoding: 'utf8' }).trim().split('\n');
   opens = files.find((file) => basename(file) === 'vchan-opens.mjs') ?? '';
-  lab = await Lab.boot({ logDir });
+  ({ lab } = await servedMachine());
   guest = await createTalker('talker');
   guestDomid = await guest.domid();
 }, PREPARATION_MS);
 
 afterAll(async () => {
   if (notes.length > 0) writeFileSync(join(logDir, 'figures.txt'), `${notes.join('\n')}\n`);
-  await lab?.shutdown();
+  await lab?.run('xl destroy talker');
 });
 
 describe('both ways at once, with libxenvchan in dom0', () => {
@@ -167,7 +166,6 @@ describe('between dom0 and a guest', () => {
   test('a program without privileges talks to one in the guest', {
     timeout: LIMIT_MS,
   }, async () => {
-    const daemon = await Xenvifd.start(lab);
     const path = `/local/domain/0/data/vchan/${guestDomid}/talk`;
     const echo = guest.run(`${peer} client 0 ${path} echo=1`, { timeoutMs: LIMIT_MS });
     // It speaks, hears itself from the guest, and leaves when it has heard enough.
@@ -178,7 +176,6 @@ describe('between dom0 and a guest', () => {
     expect(code, stderr).toBe(0);
     expect(stdout).toBe('one\ntwo\n');
     expect((await echo).code).toBe(0);
-    await daemon.stop();
   });
 
   test('the guest’s end of the world is an end of stream', { timeout: LIMIT_MS }, async () => {
