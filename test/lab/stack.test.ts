@@ -35,6 +35,8 @@ let lab: Lab;
 let daemon: Xenvifd;
 let guest: Guest;
 let server: Dom0Process;
+/** The names of the guest's port and the program's. */
+let ports: readonly string[];
 let sum: string;
 
 beforeAll(async () => {
@@ -50,7 +52,9 @@ beforeAll(async () => {
   server = lab.spawn(
     `XENVIF_ADDRESS=127.0.0.1:7637 exec ${NOBODY} node ${example} default ${SERVER_IP}/24 --root ${SERVED}`,
   );
-  await outputMatching(server, /is here/);
+  const [, port] =
+    /is here, .*\/ports\/(\S+)/.exec(await outputMatching(server, /is here.*\n/)) ?? [];
+  ports = [`vif-${await guest.domid()}.0`, port ?? ''];
 }, PREPARATION_MS);
 afterAll(async () => {
   server?.kill('SIGINT');
@@ -95,8 +99,7 @@ describe('a guest of real Xen and a program without privileges that is a host', 
     onTestFinished(async () => {
       await guest.run('ethtool -K eth0 tx on; ethtool -K eth0 tso on gso on');
     });
-    const sources = [`vif-${await guest.domid()}.0`];
-    await daemon.createTap('default', { interface: MIRROR, mirror: { sources } });
+    await daemon.createTap('default', { interface: MIRROR, mirror: { sources: ports } });
     onTestFinished(() => daemon.deletePort(`default/${MIRROR}`));
     await lab.check(
       `sysctl -qw net.ipv6.conf.${MIRROR}.disable_ipv6=1; ip link set ${MIRROR} arp off up`,
