@@ -19,6 +19,7 @@ import {
   switching,
   vifToVif,
 } from './rows.js';
+import { iperfSelf, stackOverTap } from './stack-rows.js';
 import { vchan } from './vchan-rows.js';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
@@ -67,6 +68,8 @@ function groups(place: Place): Group[] {
     ...[64, 1514].map((size) => vifToVif(place, size)),
     ...[64, 1514].flatMap((size) => [1, 2, 3, 4].map((count) => switching(place, size, count))),
     vchan(place),
+    iperfSelf(place),
+    stackOverTap(place),
   ];
   return all.filter(({ name }) => name.includes(values.only ?? ''));
 }
