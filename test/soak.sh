@@ -12,8 +12,6 @@ cd "$(dirname "$0")/.."
 sh deploy/setup.sh
 sh test/packages.sh
 sh test/lab/packages.sh
-# The tests of the stack use the programs as they are built.
-npm run -s build
 export XENVIF_SOAK=1 XENVIF_LONG=1
 export XENVIF_FUZZ_SECONDS="${XENVIF_FUZZ_SECONDS:-600}" XENVIF_STACK_SIMS="${XENVIF_STACK_SIMS:-10000}"
 npx vitest run --project sim --project fuzz --no-file-parallelism
