@@ -31,7 +31,8 @@ function* zeros() {
   }
 }
 
-const client = new XenvifClient();
+/** @type {XenvifClient[]} */
+const clients = [];
 /** @type {Stack[]} */
 const hosts = [];
 
@@ -40,6 +41,10 @@ const hosts = [];
  * @param {string} cidr its address and prefix
  */
 async function becomeHost(cidr) {
+  // Each has a connection of its own, as in programs of their own: what one sends is not in the way
+  // of what the other receives.
+  const client = new XenvifClient();
+  clients.push(client);
   const nic = await client.attach(switchName(name ?? ''));
   const host = Stack.connect(new NicLink(nic), { cidr });
   hosts.push(host);
@@ -70,5 +75,5 @@ try {
   process.exitCode = 1;
 } finally {
   for (const host of hosts) await host.disconnect();
-  client.close();
+  for (const client of clients) client.close();
 }
