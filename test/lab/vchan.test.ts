@@ -134,16 +134,6 @@ describe('both ways at once, with libxenvchan in dom0', () => {
       });
     }
   }
-
-  test('packets of libxenvchan_send and libxenvchan_recv', { timeout: LIMIT_MS }, async () => {
-    const bytes = 1_000_000;
-    const path = '/local/domain/0/data/vchan/0/packets';
-    await exchangeInDom0(
-      { command: `${XENCAT} --stay -l --buffer-size 1024 0 --path ${path}`, seed: 3 },
-      { command: `${peer} client 0 ${path} packets=1 expect=${bytes}`, seed: 4 },
-      bytes,
-    );
-  });
 });
 
 describe('between dom0 and a guest', () => {
