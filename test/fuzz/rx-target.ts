@@ -7,7 +7,7 @@ import { FrameBatch } from '../../src/device/frame-batch.js';
 import { WriteOutcome } from '../../src/device/network.js';
 import type { Page } from '../../src/xen/page.js';
 import type { HostileQueue, RingKind } from '../hostile/guest.js';
-import { REQ_EVENT, RSP_EVENT, RSP_PROD } from '../hostile/raw-ring.js';
+import { PADDING, REQ_EVENT, RSP_EVENT, RSP_PROD, SLOTS } from '../hostile/raw-ring.js';
 import { type Count, shorter, spin, type Target, turn } from './engine.js';
 import { transportOf } from './model-packet.js';
 import {
@@ -345,6 +345,8 @@ class RxRun {
     this.#expect32(RSP_PROD, this.#rspProd);
     // When the backend wants to hear again is its own affair.
     this.#expect32(REQ_EVENT, rx.index(REQ_EVENT));
+    // The padding behind the indices is the backend's own: src/ring/answer-log.ts.
+    for (let at = PADDING; at < SLOTS; at += 4) this.#expect32(at, rx.page.readU32(at));
     expectBytes('the RX ring', rx.page.bytes, this.#expectedRing);
     for (const [index, { page, expected }] of this.#pages.entries()) {
       expectBytes(`buffer ${index}`, page.bytes, expected);

@@ -13,7 +13,7 @@ import { spin, turn } from './engine.js';
 export const PAGE = 4096;
 
 /** What the toolstack wrote cannot be meant: said, but no reason to stop. */
-const COMPLAINTS = new Set(['MTU_INVALID', 'RATE_INVALID']);
+const COMPLAINTS = new Set(['IP_INVALID', 'MTU_INVALID', 'RATE_INVALID', 'VLAN_INVALID']);
 
 /** A frame that the backend took from the guest. */
 export interface TakenFrame {

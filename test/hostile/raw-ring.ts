@@ -10,6 +10,9 @@ export const REQ_PROD = 0;
 export const REQ_EVENT = 4;
 export const RSP_PROD = 8;
 export const RSP_EVENT = 12;
+/** `__pad`, and where the slots begin. */
+export const PADDING = 16;
+export const SLOTS = 64;
 
 /** The three layouts of netif.h: the bytes of a slot and how many slots a page holds. */
 export const TX_RING = { slotBytes: 12, slots: 256 };
