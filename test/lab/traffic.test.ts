@@ -198,7 +198,9 @@ describe('traffic between guests on real Xen', () => {
     expect(incorrect).toBe(0);
   });
 
-  test('a capture of the daemon shows right checksums, whatever was left to a card', async () => {
+  test('a capture of the daemon shows right checksums, whatever was left to a card', {
+    timeout: 600_000,
+  }, async () => {
     const cli = `node ${findCheckout()}/clients/cli/bin/xenvif.js`;
     const names = [leftVif, rightVif].map((name) => name.replace('vifs/', '')).join(' ');
     const capture = lab.spawn(`exec ${cli} capture ${names} -w ${CAPTURE}`);
