@@ -20,6 +20,7 @@ import {
   type WatchVifsRequest,
   type WatchVifsResponse,
 } from '../gen/xenvif/v1/vif_service.js';
+import { DEFAULT_SWITCH } from '../switch/switches.js';
 import type { Xen } from '../xen/xen.js';
 import { XenbusState } from '../xen/xenbus.js';
 import { serverStream, unary } from './calls.js';
@@ -288,7 +289,7 @@ function checkSpec(spec: VifSpec | undefined) {
     mac: mac === '' ? randomMac() : checkMac(mac),
     mtu: checkMtu(spec?.mtu ?? 0),
     rate: checkRate(spec?.rate),
-    bridge: parseSwitchName(spec?.switch ?? '', 'spec.switch'),
+    bridge: parseSwitchName(spec?.switch ?? '', 'spec.switch') ?? DEFAULT_SWITCH,
     policy: checkPortPolicy(spec?.portPolicy, 'spec.port_policy'),
     linkDown: spec?.linkDown ?? false,
   };

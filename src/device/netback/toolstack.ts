@@ -24,7 +24,7 @@ export interface NewVif {
   readonly mtu: number;
   /** What the guest may send; undefined for no limit. */
   readonly rate?: RateLimit | undefined;
-  /** The switch to be joined to; undefined for the default. */
+  /** The switch to be joined to; undefined for the one that libxl names, which is the default. */
   readonly bridge?: string | undefined;
   /** What the port allows, as text; undefined for everything. */
   readonly policy?: string | undefined;
@@ -38,6 +38,8 @@ export interface NewVif {
 /** The most interfaces that the search for a free handle goes through. */
 const HANDLE_MAX = 65535;
 const MTU_DEFAULT = 1500;
+/** Where libxl looks for hotplug scripts, and deploy's is installed; libxl removes no vif without. */
+const HOTPLUG_SCRIPT = '/etc/xen/scripts/vif-xenvif';
 
 /**
  * Writes both halves in one transaction and returns the handle.
@@ -91,12 +93,17 @@ async function plugBoth(store: Store, vif: NewVif): Promise<number> {
       others: 'n',
       domains: [{ domid: vif.backendDomid, access: 'r' }],
     };
-    const backend = backendNodes(vif, handle, paths.frontend);
-    const frontend = frontendNodes(vif, handle, paths.backend);
-    await writeTree(transaction, paths.backend, backend, toGuest);
-    await writeTree(transaction, paths.frontend, frontend, toBackend);
+    const backend = backendNodes(vif, handle);
+    const { frontend: frontendPath, backend: backendPath } = paths;
+    await writeTree(transaction, backendPath, { frontend: frontendPath, ...backend }, toGuest);
+    await writeNodes(transaction, backendPath, ownNodes(vif));
+    const frontend = frontendNodes(vif, handle, backendPath);
+    await writeTree(transaction, frontendPath, frontend, toBackend);
+    // The guest may read its MTU, and the backend change it.
+    await transaction.write(`${frontendPath}/mtu`, String(vif.mtu));
+    await transaction.setPermissions(`${frontendPath}/mtu`, toGuest);
     const own: StorePermissions = { owner: 0, others: 'n' };
-    await writeTree(transaction, libxl, { ...backend, ...libxlNodes(paths) }, own);
+    await writeTree(transaction, libxl, { ...paths, ...backend }, own);
     return handle;
   });
 }
@@ -131,7 +138,7 @@ export async function changeVif(
     await writeNodes(transaction, paths.backend, backend);
     const hasFrontend = (await transaction.readIfExists(`${paths.frontend}/state`)) !== undefined;
     if (hasFrontend && mtu !== undefined) {
-      await writeNodes(transaction, paths.frontend, { mtu: backend['mtu'] });
+      await writeNodes(transaction, paths.frontend, { mtu: String(mtu) });
     }
     return true;
   });
@@ -189,19 +196,26 @@ async function freeHandle(store: StoreOperations, vif: NewVif): Promise<number> 
   throw new AlreadyExistsError('HANDLE_BUSY', `Domain ${vif.domid} has no handle left.`);
 }
 
-function backendNodes(vif: NewVif, handle: number, frontend: string): Record<string, string> {
+/** The backend's half as libxl writes it, of which it keeps a copy. */
+function backendNodes(vif: NewVif, handle: number): Record<string, string> {
   return {
-    frontend,
     'frontend-id': String(vif.domid),
     online: '1',
     state: String(XenbusState.initialising),
+    script: HOTPLUG_SCRIPT,
     mac: vif.mac,
+    ...(vif.rate === undefined ? {} : { rate: rateNode(vif.rate) }),
+    ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
+    bridge: vif.bridge ?? 'xenbr0',
     handle: String(handle),
     type: 'vif',
     'hotplug-status': '',
-    ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
-    ...(vif.rate === undefined ? {} : { rate: rateNode(vif.rate) }),
-    ...(vif.bridge === undefined ? {} : { bridge: vif.bridge }),
+  };
+}
+
+/** What libxl knows nothing of. */
+function ownNodes(vif: NewVif): Record<string, string> {
+  return {
     ...(vif.policy === undefined ? {} : { 'xenvif/policy': vif.policy }),
     ...(vif.linkDown ? { carrier: '0' } : {}),
     'xenvif/uid': vif.uid,
@@ -218,12 +232,7 @@ function frontendNodes(vif: NewVif, handle: number, backend: string): Record<str
     handle: String(handle),
     mac: vif.mac,
     trusted: '1',
-    ...(vif.mtu === MTU_DEFAULT ? {} : { mtu: String(vif.mtu) }),
   };
-}
-
-function libxlNodes(paths: { frontend: string; backend: string }): Record<string, string> {
-  return { frontend: paths.frontend, backend: paths.backend };
 }
 
 /** Makes the directory with its permissions first, for new nodes below take theirs from it. */

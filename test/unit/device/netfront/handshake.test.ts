@@ -13,7 +13,7 @@ afterEach(async () => {
 /** The frontend's nodes that are not about who it is, sorted. */
 async function keys(): Promise<string[]> {
   const names = await stage.store.directory(stage.backend.frontendPath);
-  const identity = ['backend', 'backend-id', 'state', 'handle', 'mac', 'trusted'];
+  const identity = ['backend', 'backend-id', 'state', 'handle', 'mac', 'trusted', 'mtu'];
   return names.filter((name) => !identity.includes(name)).sort();
 }
 
