@@ -49,6 +49,8 @@ export class VchanSession {
   #wake: (() => void) | undefined;
   /** The client has asked for the end, and the peer is waited for. */
   #closing = false;
+  /** The client has half-closed: no credit will come. */
+  #uploadOver = false;
   #uploadFailure: unknown;
 
   constructor(call: VchanCall) {
@@ -142,6 +144,8 @@ export class VchanSession {
           throw new InvalidArgumentError('MESSAGE_EMPTY', 'message', 'The message holds nothing.');
       }
     }
+    this.#uploadOver = true;
+    this.#wake?.();
     stream.end();
   }
 
@@ -161,7 +165,7 @@ export class VchanSession {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       for (let at = 0; at < chunk.length; ) {
         while (this.#credit < 1 || this.#inFlightBytes >= IN_FLIGHT_BYTES_MAX) {
-          if (this.#abort.signal.aborted || stream.destroyed) return;
+          if (this.#abort.signal.aborted || this.#isRestLost(stream)) return;
           await new Promise<void>((resolve) => {
             this.#wake = resolve;
           });
@@ -172,6 +176,16 @@ export class VchanSession {
         this.#send({ message: { $case: 'data', value } }, value.length);
       }
     }
+  }
+
+  /**
+   * Whether what was read of the peer need not reach the client any more. A stream that is over by
+   * itself has often given its last chunk just then, and the client is still owed that.
+   */
+  #isRestLost(stream: VchanStream): boolean {
+    if (!stream.destroyed) return false;
+    if (this.#closing || this.#uploadFailure !== undefined) return true;
+    return this.#credit < 1 && this.#uploadOver;
   }
 
   #send(response: ConnectResponse, bytes = 0): void {

@@ -2,6 +2,8 @@
  * VchanService message by message, over a daemon in this process, with a program in a guest at the other
  * end: what a client may say, how much it may have at once, and that nothing is left of it.
  */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type ClientDuplexStream, credentials, type ServiceError, status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.js';
@@ -41,6 +43,14 @@ class Call {
 
   open(fields: Partial<OpenVchan>): void {
     this.send({ $case: 'open', value: OpenVchan.fromPartial(fields) });
+  }
+
+  pause(): void {
+    this.#call.pause();
+  }
+
+  resume(): void {
+    this.#call.resume();
   }
 
   halfClose(): void {
@@ -169,6 +179,35 @@ describe('a channel', () => {
     await peer.close();
     expect((await call.ended).code).toBe(status.OK);
     expect(call.data).toHaveLength(1000);
+  });
+
+  test('that the peer has left still has what came before, as far as credit comes', async () => {
+    const { call, peer } = await serve({ initialCreditBytes: 10n });
+    peer.write(Buffer.alloc(1000, 7));
+    await peer.close();
+    await until('ten bytes', () => call.data.length === 10);
+    call.send({ $case: 'creditBytes', value: 500n });
+    await until('five hundred more', () => call.data.length === 510);
+    call.send({ $case: 'creditBytes', value: 489n });
+    await until('all but one', () => call.data.length === 999);
+    // From here on no credit can come.
+    call.halfClose();
+    expect((await call.ended).code).toBe(status.OK);
+    expect(call.data).toHaveLength(999);
+  });
+
+  test('that the peer has left waits for a client that reads slowly', async () => {
+    const { call, peer } = await serve({ ringBytes: 1_048_576 });
+    call.pause();
+    const bytes = randomBytes(5_000_000);
+    peer.write(bytes);
+    // The peer knows that all was taken out of its ring, and not how far it has come.
+    const left = peer.close();
+    await sleep(300);
+    call.resume();
+    await left;
+    expect((await call.ended).code).toBe(status.OK);
+    expect(call.data.equals(bytes)).toBe(true);
   });
 
   test('is closed once the peer has read everything', async () => {
