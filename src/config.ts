@@ -74,6 +74,11 @@ const configSchema = z.strictObject({
    * /var/lib/xenvif/switches.json; an emulated one ends with the daemon, and so does what is in it.
    */
   stateFile: z.string().min(1).optional(),
+  /**
+   * Where the counters of vifs are kept for the next daemon, or `off`. On real Xen
+   * /var/lib/xenvif/counters.json.
+   */
+  countersFile: z.string().min(1).optional(),
   /** Guests that an emulated Xen starts with; they ping each other. */
   demoGuests: z.int().min(0).max(64).default(2),
   logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),

@@ -5,6 +5,7 @@
 import type { Logger } from 'pino';
 import type { Config } from './config.js';
 import { Netback } from './device/netback/index.js';
+import { KeptCounters } from './device/netback/kept-counters.js';
 import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
 import { portPolicyOf } from './service/port-policy.js';
 import type { GrpcServer } from './service/server.js';
@@ -25,6 +26,8 @@ export interface DaemonOptions {
   readonly openDomain?: (domid: number) => Promise<Xen>;
   /** Where switches are kept over a start of the machine; undefined: in XenStore alone. */
   readonly stateFile?: string | undefined;
+  /** Where counters are kept over a restart; undefined: nowhere. */
+  readonly countersFile?: string | undefined;
 }
 
 export class Daemon {
@@ -53,12 +56,15 @@ export class Daemon {
 
   /** @throws StartupError; whatever was started is stopped again then. */
   static async start(options: DaemonOptions): Promise<Daemon> {
-    const { config, logger, openDomain, socket, stateFile, xen } = options;
+    const { config, countersFile, logger, openDomain, socket, stateFile, xen } = options;
     const tcp = config.tcp === 'off' ? undefined : checkTcpAddress(config.tcp);
     if (socket !== undefined) await claimSocket(socket);
     // Devices first: guests that were left connected wait for us, and clients do not yet. Loading
     // the gRPC stack takes longer than all else, so it is loaded behind them.
-    const netback = new Netback(xen, logger, config.limits.queuesPerVif);
+    const counters =
+      countersFile === undefined ? undefined : new KeptCounters(countersFile, logger);
+    const { queuesPerVif: queuesMax } = config.limits;
+    const netback = new Netback(xen, logger, { queuesMax, counters });
     const file = stateFile === undefined ? undefined : new SwitchFile(stateFile, logger);
     const switches = new Switches({ xen, netback, logger, policyOf: portPolicyOf, file });
     const stopDevices = async () => {

@@ -20,6 +20,8 @@ import type { Xen } from './xen/xen.js';
 
 /** Where a daemon on real Xen keeps what must outlive XenStore. */
 const STATE_FILE = '/var/lib/xenvif/switches.json';
+/** Where it keeps counters for the next one. */
+const COUNTERS_FILE = '/var/lib/xenvif/counters.json';
 const STOP_TIMEOUT_MS = 20_000;
 const MIB = 1024 * 1024;
 
@@ -96,12 +98,14 @@ async function start(config: Config, logger: Logger, undo: Undo[], welcome: bool
   }
   undo.push(() => xen.close());
   const stateFile = pathOf(config.stateFile ?? (native ? STATE_FILE : 'off'));
+  const countersFile = pathOf(config.countersFile ?? (native ? COUNTERS_FILE : 'off'));
   const daemon = await Daemon.start({
     xen,
     config,
     logger,
     socket,
     stateFile,
+    countersFile,
     ...(openDomain && { openDomain }),
   });
   undo.push(() => daemon.stop());
@@ -156,6 +160,7 @@ function parseFlags(): Flags {
     .option('--tcp <address>', 'loopback address, or "off" (default: 127.0.0.1:7637)')
     .option('--xenstore-socket <path>', 'socket of the emulated XenStore, or "off"')
     .option('--state-file <path>', 'where switches are kept over a reboot, or "off"')
+    .option('--counters-file <path>', 'where counters are kept over a restart, or "off"')
     .option('--demo-guests <count>', 'emulated guests to start with (default: 2)', Number)
     .option('--log-level <level>', 'trace, debug, info, warn, error or silent (default: info)')
     .option('--log-format <format>', 'auto, json or pretty (default: auto)')

@@ -8,6 +8,32 @@ import type { NetworkStats } from './network.js';
 /** Where a frame was dropped. */
 export type DropStage = 'tx-ring' | 'tx-queue' | 'switch' | 'rx-queue' | 'rx-ring';
 
+/** Counters of one direction as they are kept over a restart. */
+export interface KeptFrameCounters {
+  readonly packets: number;
+  readonly bytes: number;
+  readonly drops: readonly {
+    readonly stage: DropStage;
+    readonly cause: string;
+    readonly packets: number;
+  }[];
+}
+
+/** Those of a queue. */
+export interface KeptQueue {
+  readonly tx: KeptFrameCounters;
+  readonly rx: KeptFrameCounters;
+  readonly eventsReceived: number;
+  readonly eventsSent: number;
+}
+
+/** Those of a device. */
+export interface KeptMetrics {
+  readonly sinceMs: number;
+  readonly unconnected: KeptQueue;
+  readonly queues: readonly KeptQueue[];
+}
+
 export class FrameCounters {
   packets = 0;
   bytes = 0;
@@ -31,6 +57,17 @@ export class FrameCounters {
     for (const { stage, cause, packets } of other.drops.values()) this.drop(stage, cause, packets);
   }
 
+  keep(): KeptFrameCounters {
+    const { packets, bytes, drops } = this;
+    return { packets, bytes, drops: [...drops.values()] };
+  }
+
+  /** Goes on from what was kept. */
+  addKept({ packets, bytes, drops }: KeptFrameCounters): void {
+    this.count(packets, bytes);
+    for (const { stage, cause, packets: dropped } of drops) this.drop(stage, cause, dropped);
+  }
+
   reset(): void {
     this.packets = 0;
     this.bytes = 0;
@@ -44,6 +81,18 @@ export class QueueMetrics {
   readonly rx = new FrameCounters();
   eventsReceived = 0;
   eventsSent = 0;
+
+  keep(): KeptQueue {
+    const { eventsReceived, eventsSent } = this;
+    return { tx: this.tx.keep(), rx: this.rx.keep(), eventsReceived, eventsSent };
+  }
+
+  addKept(kept: KeptQueue): void {
+    this.tx.addKept(kept.tx);
+    this.rx.addKept(kept.rx);
+    this.eventsReceived += kept.eventsReceived;
+    this.eventsSent += kept.eventsSent;
+  }
 
   reset(): void {
     this.tx.reset();
@@ -86,6 +135,19 @@ export class DeviceMetrics {
   queue(index: number): QueueMetrics {
     while (this.#queues.length <= index) this.#queues.push(new QueueMetrics());
     return this.#queues[index] as QueueMetrics;
+  }
+
+  /** What the next daemon goes on from. */
+  keep(): KeptMetrics {
+    const { sinceMs, unconnected } = this;
+    return { sinceMs, unconnected: unconnected.keep(), queues: this.#queues.map((q) => q.keep()) };
+  }
+
+  /** Goes on from what another daemon kept. */
+  addKept(kept: KeptMetrics): void {
+    this.sinceMs = kept.sinceMs;
+    this.unconnected.addKept(kept.unconnected);
+    for (const [index, queue] of kept.queues.entries()) this.queue(index).addKept(queue);
   }
 
   reset(): void {

@@ -42,7 +42,7 @@ export class StatsService {
       resetStats: unary(this.#logger, ({ name }) => {
         const device = this.#registry.find(name);
         const stats = toVifStats(device);
-        device.resetStats();
+        this.#registry.netback.resetStats(device);
         return ResetStatsResponse.fromPartial({ stats });
       }),
       streamStats: (call) => this.#stream(call),

@@ -3,11 +3,13 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { XenvifClient, type XenvifClientError } from '@xenvif/client';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.js';
 import { Daemon } from '../../src/daemon.js';
+import { DemoGuests } from '../../src/demo/guests.js';
 import { Hypervisor } from '../../src/xen/emulated/index.js';
 import type { Xen } from '../../src/xen/xen.js';
 import { silent } from '../support/machine.js';
@@ -40,8 +42,15 @@ class Run {
   static async on(hypervisor: Hypervisor, file = stateFile): Promise<Run> {
     const xen = await hypervisor.dom0.open({ localMemoryBytes: 16 * MIB });
     const config = loadConfig({ tcp: '127.0.0.1:0' });
+    const countersFile = join(directory, 'counters.json');
     const options = { xen, config, logger: silent, socket: undefined, stateFile: file };
-    return new Run(xen, await Daemon.start(options));
+    return new Run(xen, await Daemon.start({ ...options, countersFile }));
+  }
+
+  /** The frames that vif 1.0 has sent, and since when they are counted. */
+  async sent() {
+    const [stats] = await this.client.stats.get(['1.0']);
+    return { packets: Number(stats?.tx.packets), since: stats?.since };
   }
 
   async ids(): Promise<string[]> {
@@ -139,6 +148,79 @@ describe('switches are kept over a start of the machine', () => {
       },
       join(inTheWay, 'switches.json'),
     );
+  });
+});
+
+describe('counters go on over a restart', () => {
+  const KEPT_MS = 1500;
+  let hypervisor: Hypervisor;
+  let guests: DemoGuests;
+  let toolstack: Xen;
+  let run: Run;
+
+  beforeEach(async () => {
+    hypervisor = new Hypervisor();
+    run = await Run.on(hypervisor);
+    guests = new DemoGuests(hypervisor, silent);
+    toolstack = await hypervisor.dom0.open({ localMemoryBytes: MIB });
+    await guests.start(toolstack.store, 2);
+    await counts();
+  });
+  afterEach(async () => {
+    await guests.stop();
+    await toolstack.close();
+    await run.stop();
+    await hypervisor.shutdown();
+  });
+
+  /** Waits until the guests' pings are counted. */
+  async function counts(): Promise<number> {
+    for (;;) {
+      const { packets } = await run.sent();
+      if (packets >= 2) return packets;
+      await sleep(20);
+    }
+  }
+
+  /** The next daemon finds the file as it is now, and not as an orderly end would leave it. */
+  async function replacedAfterKill(): Promise<void> {
+    const file = join(directory, 'counters.json');
+    const atDeath = readFileSync(file);
+    await run.stop();
+    writeFileSync(file, atDeath);
+    run = await Run.on(hypervisor);
+  }
+
+  test('as they were, or one second older where the daemon was killed', async () => {
+    const { bootId } = await run.client.host.get();
+    const { packets, since } = await run.sent();
+    await run.stop();
+    run = await Run.on(hypervisor);
+    expect((await run.client.host.get()).bootId).not.toBe(bootId);
+    const next = await run.sent();
+    expect(next.packets).toBeGreaterThanOrEqual(packets);
+    expect(next.since).toEqual(since);
+    await sleep(KEPT_MS);
+    await replacedAfterKill();
+    expect((await run.sent()).packets).toBeGreaterThanOrEqual(next.packets);
+  });
+
+  test('from zero after a reset, at once', async () => {
+    const before = await run.sent();
+    await run.client.stats.reset('1.0');
+    const { since } = await run.sent();
+    await sleep(100);
+    await replacedAfterKill();
+    expect((await run.sent()).since).toEqual(since);
+    expect(since?.getTime()).toBeGreaterThan(before.since?.getTime() ?? 0);
+  });
+
+  test('a file that is none of ours counts for nothing', async () => {
+    const { packets } = await run.sent();
+    await run.stop();
+    writeFileSync(join(directory, 'counters.json'), '{"version": 1, "vifs": {"a": 1}}');
+    run = await Run.on(hypervisor);
+    expect((await run.sent()).packets).toBeLessThan(packets);
   });
 });
 

@@ -189,6 +189,16 @@ export class Connection {
     for (const queue of this.queues) queue.drain();
   }
 
+  /** Bytes that wait for the guest to post buffers. */
+  get waitingBytes(): number {
+    return this.queues.reduce((sum, { rx }) => sum + rx.queuedBytes, 0);
+  }
+
+  /** Sends what waits for the guest, as far as it has posted buffers. */
+  flush(): void {
+    for (const queue of this.queues) queue.flush();
+  }
+
   /** Gives mappings and ports back. What waits for the guest is dropped and counted. */
   close(): void {
     for (const queue of this.queues) queue.close();

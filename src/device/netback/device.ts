@@ -119,9 +119,23 @@ export class NetbackDevice extends NetworkBase {
     this.metrics.reset();
   }
 
-  /** Reads who this vif is and begins to follow its states. */
+  /** Reads who this vif is. */
+  async identify(): Promise<void> {
+    const { store } = this.#context.xen;
+    const base = `${this.paths.backend}/xenvif`;
+    this.labels = parseLabels(await store.readIfExists(`${base}/labels`));
+    this.request = await store.readIfExists(`${base}/request`);
+    const uid = await store.readIfExists(`${base}/uid`);
+    this.uid = uid ?? randomUUID();
+    if (uid !== undefined) return;
+    await store.transaction(async (transaction) => {
+      if ((await transaction.readIfExists(`${this.paths.backend}/state`)) === undefined) return;
+      await transaction.write(`${base}/uid`, this.uid);
+    });
+  }
+
+  /** Begins to follow the states; `identify` comes before it. */
   async start(): Promise<void> {
-    await this.#readIdentity();
     await this.#lifecycle.start();
   }
 
@@ -213,20 +227,6 @@ export class NetbackDevice extends NetworkBase {
     this.look();
     await this.settled();
     return true;
-  }
-
-  async #readIdentity(): Promise<void> {
-    const { store } = this.#context.xen;
-    const base = `${this.paths.backend}/xenvif`;
-    this.labels = parseLabels(await store.readIfExists(`${base}/labels`));
-    this.request = await store.readIfExists(`${base}/request`);
-    const uid = await store.readIfExists(`${base}/uid`);
-    this.uid = uid ?? randomUUID();
-    if (uid !== undefined) return;
-    await store.transaction(async (transaction) => {
-      if ((await transaction.readIfExists(`${this.paths.backend}/state`)) === undefined) return;
-      await transaction.write(`${base}/uid`, this.uid);
-    });
   }
 
   #connect(parameters: FrontendParameters, adopted: boolean): void {

@@ -2,6 +2,7 @@
  * All the vifs that this domain is the backend of. The directory `backend/vif` in XenStore is the
  * truth: what appears there is served, what vanishes is given up, whoever wrote it.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { StoreError } from '../../errors.js';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
@@ -9,12 +10,26 @@ import { XenbusState } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
 import { NetbackContext } from './context.js';
 import { NetbackDevice } from './device.js';
+import type { KeptCounters } from './kept-counters.js';
 
 export type VifEvent = 'updated' | 'deleted';
 export type VifListener = (event: VifEvent, device: NetbackDevice) => void;
 
 /** Where nobody configures it. */
 const QUEUES_MAX_DEFAULT = 8;
+/**
+ * How long an orderly end waits for guests to post buffers for the frames that wait for them: most do at
+ * once, and some never.
+ */
+const LAST_FRAMES_MS = 300;
+const LAST_FRAMES_POLL_MS = 5;
+
+export interface NetbackOptions {
+  /** How many queues a guest may have for one vif. */
+  readonly queuesMax?: number;
+  /** Where counters are kept over a restart; undefined: nowhere. */
+  readonly counters?: KeptCounters | undefined;
+}
 
 /** Nodes of a vif's directory whose change makes a difference to us. */
 const RELEVANT = new Set([
@@ -37,6 +52,7 @@ export class Netback {
   readonly #listeners = new Set<VifListener>();
   readonly #root: string;
   readonly #logger: Logger;
+  readonly #counters: KeptCounters | undefined;
   #watch: StoreWatch | undefined;
   readonly #scanning = new CoalescedTask(
     () => this.#scanOnce(),
@@ -53,21 +69,24 @@ export class Netback {
   readonly #arrivals = new Set<string>();
   #stopped = false;
 
-  /** `queuesMax` is how many queues a guest may have for one vif. */
-  constructor(xen: Xen, logger: Logger, queuesMax = QUEUES_MAX_DEFAULT) {
+  constructor(xen: Xen, logger: Logger, options: NetbackOptions = {}) {
+    const { counters, queuesMax = QUEUES_MAX_DEFAULT } = options;
     this.#logger = logger;
+    this.#counters = counters;
     this.#context = new NetbackContext(xen, logger, queuesMax);
     this.#root = `/local/domain/${xen.domid}/backend/vif`;
   }
 
   /** Finds the vifs that are there, takes over those that are connected, and follows changes. */
   async start(): Promise<void> {
+    await this.#counters?.load();
     await this.#makeRoot();
     this.#watch = await this.#context.xen.store.watch(this.#root, (path) => this.#onChange(path));
     this.#scanning.request();
     await this.#scanning.settled();
     const devices = this.list();
     await Promise.all(devices.map((device) => device.settled()));
+    this.#counters?.start(() => [...this.#devices.values()]);
     this.#context.running = true;
     for (const device of devices) device.connection?.kick();
   }
@@ -104,18 +123,37 @@ export class Netback {
     // All are drained before the first is let go: what one guest sent may be for another.
     for (const device of devices) device.connection?.drain();
     this.#context.running = false;
+    await this.#sendLastFrames(devices);
     await this.#watch?.unwatch().catch(() => undefined);
     await this.#scanning.settled();
     await this.#arriving.settled();
     // One that was taken up while the watch was being ended has to be let go, too.
     await Promise.all(this.list().map((device) => device.release()));
+    await this.#counters?.stop();
     this.#devices.clear();
     this.#context.free();
+  }
+
+  /** Sets a vif's counters to zero, for the daemons after this one, too. */
+  resetStats(device: NetbackDevice): void {
+    device.resetStats();
+    this.#counters?.write();
   }
 
   /** Tells listeners of a change that is not in XenStore's states, such as new labels. */
   touch(device: NetbackDevice): void {
     this.#emit('updated', device);
+  }
+
+  /** What was taken from one guest waits for the buffers of another: the next daemon would not have it. */
+  async #sendLastFrames(devices: readonly NetbackDevice[]): Promise<void> {
+    const untilMs = performance.now() + LAST_FRAMES_MS;
+    for (;;) {
+      for (const device of devices) device.connection?.flush();
+      const isDone = devices.every((device) => (device.connection?.waitingBytes ?? 0) === 0);
+      if (isDone || performance.now() >= untilMs) return;
+      await sleep(LAST_FRAMES_POLL_MS);
+    }
   }
 
   #onChange(path: string): void {
@@ -198,6 +236,8 @@ export class Netback {
     if (this.#devices.has(key) || this.#stopped) return;
     this.#devices.set(key, device);
     try {
+      await device.identify();
+      this.#counters?.restore(device);
       await device.start();
     } catch (error) {
       this.#devices.delete(key);

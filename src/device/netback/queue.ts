@@ -140,6 +140,15 @@ export class Queue {
     }
   }
 
+  /** Sends what waits for the guest, as far as it has posted buffers. */
+  flush(): void {
+    try {
+      if (this.#open) this.rx.flush();
+    } catch (error) {
+      this.#fault(error);
+    }
+  }
+
   /** Gives mappings and ports back. What waits for the guest is dropped and counted. */
   close(): void {
     if (!this.#open) return;

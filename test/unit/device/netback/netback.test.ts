@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { NetbackDevice } from '../../../../src/device/netback/device.js';
+import { Netback } from '../../../../src/device/netback/index.js';
 import { XenbusState } from '../../../../src/xen/xenbus.js';
+import { HostileGuest } from '../../../hostile/guest.js';
 import { Hub } from '../../../support/hub.js';
-import { Machine, until } from '../../../support/machine.js';
+import { Machine, silent, until } from '../../../support/machine.js';
 
 let machine: Machine;
 
@@ -225,6 +227,29 @@ describe('lifecycles', () => {
     for (const sequence of heard) expect(new Set(sequence).size).toBe(400);
   });
 
+  test('an orderly end waits for the buffers of a guest that has none, but not for long', async () => {
+    const domain = await machine.hypervisor.createDomain();
+    const guest = new HostileGuest(domain, await domain.open({ localMemoryBytes: 65536 }));
+    await machine.plug(domain.domid);
+    const waits = () => machine.netback.get(domain.domid, 0)?.status.backendState;
+    await until('the backend waits', () => waits() === XenbusState.initWait);
+    await guest.shake({ split: true });
+    const device = backendOf(domain.domid);
+    await until('connected', () => device.status.phase === 'connected');
+    for (let index = 0; index < 3; index += 1) await device.write(new Uint8Array(60).fill(index));
+    const ended = machine.netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
+    const pages = [guest.page(), guest.page()];
+    guest.queue.post(pages.map(({ ref }) => ref));
+    await guest.queue.received(2);
+    expect(pages.map(({ page }) => page.bytes[0])).toEqual([0, 1]);
+    await ended;
+    const drops = [...device.metrics.rx.drops.values()];
+    expect(drops).toEqual([{ stage: 'rx-queue', cause: 'DISCONNECTED', packets: 1 }]);
+    machine.netback = new Netback(machine.xen, silent);
+    await machine.netback.start();
+    await guest.end();
+  });
+
   test('a killed backend loses nothing that it had acknowledged', async () => {
     const guest = await machine.addGuest();
     const seen = new Set<number>();
@@ -240,8 +265,6 @@ describe('lifecycles', () => {
       }
       await (machine.xen as Awaited<ReturnType<typeof machine.hypervisor.dom0.open>>).kill();
       machine.xen = await machine.hypervisor.dom0.open();
-      const { Netback } = await import('../../../../src/device/netback/index.js');
-      const { silent } = await import('../../../support/machine.js');
       machine.netback = new Netback(machine.xen, silent);
       machine.netback.onVif((_event, device) => {
         if (device.status.connects === 1 && device.status.phase === 'connected') listen(device);
