@@ -2,6 +2,8 @@
 
 /** Neighbours known at a time. A /24 fits; what a scan adds pushes out what was not used for longest. */
 export const NEIGHBOURS_MAX = 512;
+/** How long one is known that nothing was sent to, in milliseconds: 10 minutes. */
+export const NEIGHBOUR_AGE_MS = 600_000;
 /** Packets, and bytes of them, that wait for one neighbour's address: a window's beginning. */
 export const NEIGHBOUR_QUEUE_PACKETS = 32;
 export const NEIGHBOUR_QUEUE_BYTES = 256 * 1024;

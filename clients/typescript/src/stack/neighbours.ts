@@ -1,10 +1,11 @@
 /**
  * Who is where on the wire: IPv4 addresses of neighbours, their MAC addresses, and the packets that
  * wait for one. States after RFC 4861's: incomplete (asked for), reachable (heard of lately), stale
- * (used, and asked about again), failed.
+ * (used, and asked about again), failed. One that nothing was sent to for long is forgotten.
  */
 import type { Clock } from './clock.js';
 import {
+  NEIGHBOUR_AGE_MS,
   NEIGHBOUR_QUEUE_BYTES,
   NEIGHBOUR_QUEUE_PACKETS,
   NEIGHBOURS_MAX,
@@ -68,6 +69,7 @@ export class Neighbour {
 export class NeighbourTable {
   readonly #clock: Clock;
   readonly #byAddress = new Map<number, Neighbour>();
+  #sweptMs = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -85,6 +87,7 @@ export class NeighbourTable {
   ensure(address: number): Neighbour {
     const known = this.#byAddress.get(address);
     if (known !== undefined) return known;
+    this.#forgetUnused();
     if (this.#byAddress.size >= NEIGHBOURS_MAX) this.#forgetLeastUsed();
     const neighbour = new Neighbour(address);
     neighbour.usedMs = this.#clock.nowMs();
@@ -105,6 +108,7 @@ export class NeighbourTable {
     neighbour.heardMs = this.#clock.nowMs();
     neighbour.attempts = 0;
     neighbour.nextAttemptMs = Number.POSITIVE_INFINITY;
+    this.#forgetUnused();
   }
 
   forget(neighbour: Neighbour): void {
@@ -125,6 +129,17 @@ export class NeighbourTable {
 
   *[Symbol.iterator](): Iterator<Neighbour> {
     yield* this.#byAddress.values();
+  }
+
+  /** Looks through the table now and then, when something is learnt: it changes by nothing else. */
+  #forgetUnused(): void {
+    const nowMs = this.#clock.nowMs();
+    if (nowMs - this.#sweptMs < NEIGHBOUR_AGE_MS / 10) return;
+    this.#sweptMs = nowMs;
+    for (const neighbour of [...this.#byAddress.values()]) {
+      const isUsed = neighbour.isPending || nowMs - neighbour.usedMs < NEIGHBOUR_AGE_MS;
+      if (!isUsed && neighbour.heardMs !== nowMs) this.forget(neighbour);
+    }
   }
 
   #forgetLeastUsed(): void {

@@ -15,6 +15,10 @@ export class PathMtuCache {
     this.#clock = clock;
   }
 
+  get size(): number {
+    return this.#byDestination.size;
+  }
+
   /** How much fits on the way to `destination`, at most `linkMtu`. */
   lookUp(destination: number, linkMtu: number): number {
     // Most stacks never learn any, and this is asked for each connection's turn.
