@@ -212,6 +212,15 @@ describe('opening', () => {
     expect(await answersTo({ sequence: 1, flags: RST })).toEqual([]);
   });
 
+  test('a port that listens is silent to what neither calls nor acknowledges', async () => {
+    stack.createServer().listen(PORT);
+    for (const flags of [0, FIN, FIN | PSH, SYN | FIN, RST]) {
+      expect(await answersTo({ sequence: 1, flags })).toEqual([]);
+    }
+    expect(await answersTo({ sequence: 1, flags: ACK })).toMatchObject([{ flags: RST }]);
+    expect(stack.tcpConnections.total).toBe(0);
+  });
+
   test('bounds what a flood of calls costs, and still takes a true caller', async () => {
     const onConnection = vi.fn();
     const server = stack.createServer({}, onConnection);

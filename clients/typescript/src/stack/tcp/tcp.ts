@@ -23,6 +23,7 @@ import { type Ipv4Header, PROTOCOL_TCP } from '../wire/ipv4.js';
 import {
   parseTcp,
   TCP_ACK,
+  TCP_FIN,
   TCP_HEADER_BYTES,
   TCP_RST,
   TCP_SYN,
@@ -288,7 +289,10 @@ export class Tcp {
   #receiveNew(localAddress: number, remoteAddress: number, segment: TcpSegment): void {
     if (segment.has(TCP_RST)) return;
     const listener = this.#listeners.get(segment.destinationPort);
-    const isCall = (segment.flags & (TCP_SYN | TCP_ACK)) === TCP_SYN;
+    const isCall = (segment.flags & (TCP_SYN | TCP_ACK | TCP_FIN)) === TCP_SYN;
+    // What neither calls nor acknowledges says nothing to a port that listens; nor does a call that
+    // ends itself.
+    if (listener !== undefined && !isCall && !segment.has(TCP_ACK)) return;
     if (listener === undefined || !isCall) {
       this.counts.refused += 1;
       this.#reset(localAddress, remoteAddress, segment);
