@@ -134,6 +134,10 @@ describe('ARP', () => {
     }
     await settle();
     expect(stack.ipv4.arp.neighbours.size).toBe(512);
+    // Whom nobody talks to is forgotten, some minutes later.
+    await clock.pass(700_000);
+    await meet();
+    expect([...stack.ipv4.arp.neighbours].length).toBe(1);
   });
 
   test('asks a neighbour itself when what is known of it is old, and goes on sending', async () => {
@@ -287,6 +291,21 @@ describe('ICMP', () => {
     expect(byPort?.subarray(62).equals(datagram)).toBe(true);
     expect(naiveChecksum(byPort?.subarray(34) ?? Buffer.alloc(0))).toBe(0);
     expect(byProtocol?.subarray(34, 36)).toEqual(Buffer.from([3, 2]));
+    // The header is the sender's own, to the last bit.
+    const options = Buffer.from([7, 7, 4, 0, 0, 0, 0, 0]);
+    const frame = ipv4Frame({ protocol: 17, ttl: 3, identification: 99, options }, datagram);
+    const [byHeader] = await answersTo(frame);
+    expect(byHeader?.subarray(42).equals(frame.subarray(14))).toBe(true);
+  });
+
+  test('believes nobody about the way of a packet that it did not send', async () => {
+    const request = echo(ECHO_REQUEST, 12_345, 1, Buffer.alloc(40));
+    const quoted = ipv4({ protocol: 1, source: OUR_IP, destination: '10.0.0.3' }, request);
+    const message = Buffer.concat([Buffer.from('0304000000000240', 'hex'), quoted]);
+    message.writeUInt16BE(naiveChecksum(message), 2);
+    await answersTo(ipv4Frame({ protocol: 1 }, message));
+    expect(stack.counts.icmp.received).toBe(1);
+    expect(stack.ipv4.pathMtus.size).toBe(0);
   });
 
   test('tells no more than so many in a second, and nothing about errors or groups', async () => {

@@ -27,6 +27,8 @@ import { IPV4_HEADER_BYTES, type Ipv4Header, PROTOCOL_ICMP, writeIpv4 } from './
 
 /** How much of the payload an error quotes: RFC 792 has 8 bytes, RFC 1812 as much as fits in 576. */
 const QUOTED_PAYLOAD_BYTES = 512;
+/** Of a packet whose header is gone. */
+const TTL_GUESSED = 64;
 
 /** An error that somebody sent about a packet of ours. */
 export interface IcmpError {
@@ -120,7 +122,13 @@ export class Icmp {
       protocol === PROTOCOL_ICMP && payloadBytes > 0 && isIcmpError(bytes[payloadOffset] as number);
     if (isAboutError || isMulticast(destination) || this.#ipv4.isBroadcast(destination)) return;
     if (isUnusableSource(source) || this.#ipv4.isBroadcast(source)) return;
-    this.#tell(type, code, header, bytes.subarray(payloadOffset, payloadOffset + payloadBytes));
+    const payloadEnd = payloadOffset + Math.min(payloadBytes, QUOTED_PAYLOAD_BYTES);
+    // A packet that came in one piece is quoted as it came; of one in fragments the first header is gone.
+    const isWhole = payloadOffset === header.payloadOffset;
+    const quoted = isWhole
+      ? bytes.subarray(header.headerOffset, payloadEnd)
+      : rebuilt(header, bytes.subarray(payloadOffset, payloadEnd), payloadBytes);
+    this.#tell(type, code, source, quoted);
   }
 
   #receive(header: Ipv4Header, bytes: Uint8Array, offset: number, length: number): void {
@@ -182,9 +190,6 @@ export class Icmp {
       length: dataBytes - headerBytes,
     };
     if (error.protocol === PROTOCOL_ICMP) this.#takeEchoError(error, header.ttl);
-    const isTooBig = type === ICMP_UNREACHABLE && code === UNREACHABLE_FRAGMENTATION;
-    // TCP looks at sequence numbers before it believes anybody; nobody else can.
-    if (isTooBig && error.protocol === PROTOCOL_ICMP) this.learnPathMtu(error);
     this.#onError.get(error.protocol)?.(error);
   }
 
@@ -193,9 +198,12 @@ export class Icmp {
     return this.#ipv4.pathMtus.learn(destination, mtu, this.#ipv4.link.mtu);
   }
 
-  #takeEchoError({ bytes, offset, from, type, code }: IcmpError, ttl: number): void {
+  #takeEchoError(error: IcmpError, ttl: number): void {
+    const { bytes, offset, from, type, code } = error;
     if (bytes[offset] !== ICMP_ECHO_REQUEST) return;
     if (readU16(bytes, offset + 4) !== this.#identifier) return;
+    // Whoever quotes an echo request of ours has seen it.
+    if (type === ICMP_UNREACHABLE && code === UNREACHABLE_FRAGMENTATION) this.learnPathMtu(error);
     const onAnswer = this.#echoes.get(readU16(bytes, offset + 6));
     const data = new Uint8Array(0);
     onAnswer?.({ type: 'error', from, ttl, data, icmpType: type, icmpCode: code });
@@ -206,15 +214,11 @@ export class Icmp {
     if (!hasStart || isUnusableSource(source) || destination !== this.#ipv4.address) return;
     const first = expired.bytes.subarray(0, 8);
     if (protocol === PROTOCOL_ICMP && isIcmpError(first[0] as number)) return;
-    this.#tell(ICMP_TIME_EXCEEDED, EXCEEDED_REASSEMBLY, expired, first);
+    const quoted = rebuilt(expired, first, first.length);
+    this.#tell(ICMP_TIME_EXCEEDED, EXCEEDED_REASSEMBLY, source, quoted);
   }
 
-  #tell(
-    type: number,
-    code: number,
-    about: Pick<Ipv4Header, 'source' | 'destination' | 'protocol' | 'identification'>,
-    payload: Uint8Array,
-  ): void {
+  #tell(type: number, code: number, to: number, quoted: Uint8Array): void {
     // Who has no address has nothing to say yet.
     if (this.#ipv4.address === ANY_ADDRESS) return;
     if (!this.#errorsAllowed.take()) {
@@ -222,23 +226,23 @@ export class Icmp {
       return;
     }
     this.counts.errorsSent += 1;
-    const quoted = payload.subarray(0, QUOTED_PAYLOAD_BYTES);
-    const message = new Uint8Array(ICMP_HEADER_BYTES + IPV4_HEADER_BYTES + quoted.length);
-    const { source, destination, protocol, identification } = about;
-    const totalBytes = IPV4_HEADER_BYTES + payload.length;
-    writeIpv4(
-      message,
-      ICMP_HEADER_BYTES,
-      totalBytes,
-      identification,
-      0,
-      64,
-      protocol,
-      source,
-      destination,
-    );
-    message.set(quoted, ICMP_HEADER_BYTES + IPV4_HEADER_BYTES);
+    const message = new Uint8Array(ICMP_HEADER_BYTES + quoted.length);
+    message.set(quoted, ICMP_HEADER_BYTES);
     writeIcmp(message, 0, message.length, type, code, 0, 0);
-    this.#ipv4.output.send(PROTOCOL_ICMP, this.#ipv4.address, source, message);
+    this.#ipv4.output.send(PROTOCOL_ICMP, this.#ipv4.address, to, message);
   }
+}
+
+/** The beginning of a packet whose header is not there any more. */
+function rebuilt(
+  about: Pick<Ipv4Header, 'source' | 'destination' | 'protocol' | 'identification'>,
+  payload: Uint8Array,
+  payloadBytes: number,
+): Uint8Array {
+  const { source, destination, protocol, identification } = about;
+  const packet = new Uint8Array(IPV4_HEADER_BYTES + payload.length);
+  const totalBytes = IPV4_HEADER_BYTES + payloadBytes;
+  writeIpv4(packet, 0, totalBytes, identification, 0, TTL_GUESSED, protocol, source, destination);
+  packet.set(payload, IPV4_HEADER_BYTES);
+  return packet;
 }
