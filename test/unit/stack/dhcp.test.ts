@@ -135,7 +135,8 @@ describe('a DHCP client', () => {
       ...['10.7.0.50', '255.255.0.0', ['10.7.0.254']],
     ]);
     expect(said.map(({ type }) => type)).toEqual([DISCOVER, REQUEST]);
-    expect(said[1]).toMatchObject({ requested: '10.7.0.50', server: SERVER });
+    const { transaction } = said[0] ?? {};
+    expect(said[1]).toMatchObject({ requested: '10.7.0.50', server: SERVER, transaction });
   });
 
   test('asks again and again, and gives up when it was told to', async () => {

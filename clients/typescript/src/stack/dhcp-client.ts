@@ -191,7 +191,10 @@ export class DhcpClient {
     ]);
     let waitMs = RETRY_FIRST_MS;
     for (let sent = 0; sent < REQUESTS_MAX && !this.#signal.aborted; sent += 1) {
-      const answer = await this.#ask(DHCP_REQUEST, options, this.#spread(waitMs), isVerdict);
+      // The server knows its offer by the number that was asked with (section 4.4.1, table 5).
+      const answer = await this.#ask(DHCP_REQUEST, options, this.#spread(waitMs), isVerdict, {
+        transaction: offer.transaction,
+      });
       if (answer?.type === DHCP_NAK) return undefined;
       if (answer !== undefined) return this.#grantOf(answer, server);
       waitMs *= 2;
@@ -261,7 +264,10 @@ export class DhcpClient {
       const waitMs = Math.min(leftMs, Math.max(RENEWAL_RETRY_MIN_MS, leftMs / 2));
       const to = isRebinding ? BROADCAST_ADDRESS : granted.server;
       const options = new Map([PARAMETERS]);
-      const answer = await this.#ask(DHCP_REQUEST, options, waitMs, isVerdict, granted.address, to);
+      const answer = await this.#ask(DHCP_REQUEST, options, waitMs, isVerdict, {
+        clientAddress: granted.address,
+        to,
+      });
       if (answer?.type === DHCP_NAK) return undefined;
       if (answer !== undefined) return this.#grantOf(answer, granted.server);
     }
@@ -301,12 +307,17 @@ export class DhcpClient {
     options: ReadonlyMap<number, Uint8Array>,
     waitMs: number,
     isWanted: (answer: DhcpAnswer) => boolean,
-    clientAddress = ANY_ADDRESS,
-    to = BROADCAST_ADDRESS,
+    how: {
+      readonly clientAddress?: number;
+      readonly to?: number;
+      readonly transaction?: number;
+    } = {},
   ): Promise<DhcpAnswer | undefined> {
+    const { clientAddress = ANY_ADDRESS, to = BROADCAST_ADDRESS } = how;
+    const { transaction = this.#ipv4.random.u32() } = how;
     const answered = new AbortController();
     let found: DhcpAnswer | undefined;
-    const transaction = this.#send(type, clientAddress, to, options);
+    this.#send(type, clientAddress, to, options, transaction);
     this.#onAnswer = (answer) => {
       if (answer.transaction !== transaction || found !== undefined || !isWanted(answer)) return;
       found = answer;
@@ -322,12 +333,11 @@ export class DhcpClient {
     clientAddress: number,
     to: number,
     options: ReadonlyMap<number, Uint8Array>,
-  ): number {
-    const { random, link } = this.#ipv4;
-    const transaction = random.u32();
+    transaction = this.#ipv4.random.u32(),
+  ): void {
+    const { link } = this.#ipv4;
     const message = emitDhcp({ type, transaction, mac: link.mac, clientAddress, options });
     this.#udp.send(DHCP_CLIENT_PORT, to, DHCP_SERVER_PORT, message, {});
-    return transaction;
   }
 
   #receive(port: number, payload: Uint8Array): void {
