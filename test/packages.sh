@@ -3,7 +3,7 @@
 # layouts, the stock XenStore tools, tshark and tcpdump, the Python gRPC client, curl, and what network
 # namespaces are made and measured with.
 set -eu
-packages="gcc libc6-dev libxen-dev xenstore-utils tshark tcpdump python3-grpcio python3-protobuf iproute2 iputils-ping iperf3 curl"
+packages="gcc libc6-dev libxen-dev xenstore-utils tshark tcpdump python3-grpcio python3-protobuf iproute2 iputils-ping iperf3 curl nmap hping3 dnsmasq-base"
 
 missing=""
 for package in $packages; do

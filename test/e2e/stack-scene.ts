@@ -11,7 +11,7 @@ import { NetworkNamespace } from '../support/network-namespaces.js';
 
 export const KERNEL_IP = '10.97.0.1';
 export const STACK_IP = '10.97.0.2';
-const STACK_MAC = '02:97:00:00:00:02';
+export const STACK_MAC = '02:97:00:00:00:02';
 
 export interface SceneOptions {
   readonly mtu?: number;
