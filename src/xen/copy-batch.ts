@@ -13,6 +13,7 @@ import { PAGE_SIZE } from './xen.js';
 
 /** The size of a segment in bytes. */
 export const SEGMENT_SIZE = 24;
+const SEGMENT_WORDS = SEGMENT_SIZE / 4;
 /** `GNTCOPY_source_gref`: the source is a grant. */
 export const SOURCE_IS_GRANT = 1;
 /** `GNTCOPY_dest_gref`: the destination is a grant. */
@@ -30,7 +31,11 @@ export class CopyBatch {
   readonly #u32: Uint32Array;
   readonly #baseLow: number;
   readonly #baseHigh: number;
+  /** All of the memory's addresses have the same upper half. */
+  readonly #isInOnePart: boolean;
   #count = 0;
+  /** Every segment before this one was carried out, whatever its own status says. */
+  #okayUntil = 0;
 
   /** A batch for at most `capacity` segments between grants and `memory`. */
   constructor(memory: LocalMemory, capacity: number) {
@@ -41,6 +46,7 @@ export class CopyBatch {
     this.#u32 = new Uint32Array(buffer);
     this.#baseLow = Number(memory.baseAddress & 0xffffffffn);
     this.#baseHigh = Number(memory.baseAddress >> 32n);
+    this.#isInOnePart = this.#baseLow + memory.bytes.length <= 0x1_0000_0000;
   }
 
   get count(): number {
@@ -53,6 +59,7 @@ export class CopyBatch {
 
   clear(): void {
     this.#count = 0;
+    this.#okayUntil = 0;
   }
 
   /** Adds a copy out of a grant into local memory; returns the segment's index. */
@@ -81,13 +88,84 @@ export class CopyBatch {
     return this.#count++;
   }
 
+  /**
+   * Adds copies out of grants of one domain, as many as `locals` and `lengths` are to have used, into
+   * local memory. Of each, `places` has two words at `start` and so on, `stride` words apart: the
+   * reference, and the offset in the page in the lower half. What leaves its page is for Xen to refuse.
+   */
+  fromGrants(
+    domid: number,
+    places: Uint32Array,
+    start: number,
+    stride: number,
+    locals: Uint32Array,
+    lengths: Uint32Array,
+    count: number,
+  ): void {
+    const u32 = this.#u32;
+    const base = this.#baseLow;
+    const high = this.#baseHigh;
+    const domidBits = domid << 16;
+    let word = this.#reserve(count);
+    let place = start;
+    for (let index = 0; index < count; index += 1) {
+      const local = locals[index] as number;
+      u32[word] = places[place] as number;
+      u32[word + 1] = ((places[place + 1] as number) & 0xffff) | domidBits;
+      u32[word + 2] = base + local;
+      u32[word + 3] = this.#isInOnePart ? high : this.#highOf(local);
+      u32[word + 4] = (lengths[index] as number) | (SOURCE_IS_GRANT << 16);
+      u32[word + 5] = STATUS_NOT_RUN;
+      word += SEGMENT_WORDS;
+      place += stride;
+    }
+  }
+
+  /**
+   * Adds copies out of local memory into grants of one domain, each to the start of its page: the
+   * references are words of `refs` at `start` and so on, `stride` words apart.
+   */
+  toGrants(
+    domid: number,
+    refs: Uint32Array,
+    start: number,
+    stride: number,
+    locals: Uint32Array,
+    lengths: Uint32Array,
+    count: number,
+  ): void {
+    const u32 = this.#u32;
+    const base = this.#baseLow;
+    const high = this.#baseHigh;
+    let word = this.#reserve(count);
+    let place = start;
+    for (let index = 0; index < count; index += 1) {
+      const local = locals[index] as number;
+      u32[word] = base + local;
+      u32[word + 1] = this.#isInOnePart ? high : this.#highOf(local);
+      u32[word + 2] = refs[place] as number;
+      u32[word + 3] = domid << 16;
+      u32[word + 4] = (lengths[index] as number) | (DESTINATION_IS_GRANT << 16);
+      u32[word + 5] = STATUS_NOT_RUN;
+      word += SEGMENT_WORDS;
+      place += stride;
+    }
+  }
+
+  /** Says of segments [first, end) that they were carried out: for Xen, where it is emulated. */
+  succeed(first: number, end: number): void {
+    if (first === this.#okayUntil) this.#okayUntil = end;
+    else for (let index = first; index < end; index += 1) this.#i16[index * 12 + 10] = GNTST_OKAY;
+  }
+
   /** The status of a segment after the call: `GNTST_OKAY`, or a negative GNTST value. */
   status(index: number): number {
-    return this.#i16[index * 12 + 10] as number;
+    return index < this.#okayUntil ? GNTST_OKAY : (this.#i16[index * 12 + 10] as number);
   }
 
   /** Says of every segment that it was not carried out, for the call failed as a whole. */
   fail(): void {
+    this.#okayUntil = 0;
     for (let index = 0; index < this.#count; index += 1) {
       this.#i16[index * 12 + 10] = STATUS_NOT_RUN;
     }
@@ -98,7 +176,8 @@ export class CopyBatch {
     const i16 = this.#i16;
     const end = this.#count * 12 + 10;
     let status = 0;
-    for (let index = 10; index < end; index += 12) status |= i16[index] as number;
+    for (let index = this.#okayUntil * 12 + 10; index < end; index += 12)
+      status |= i16[index] as number;
     return status === GNTST_OKAY;
   }
 
@@ -108,7 +187,15 @@ export class CopyBatch {
     if (offset + length > PAGE_SIZE) {
       throw new MisuseError(`A grant copy of ${length} bytes at ${offset} leaves the page.`);
     }
-    return this.#count * 6;
+    return this.#count * SEGMENT_WORDS;
+  }
+
+  /** Makes `count` segments the batch's; returns the first word of the first. */
+  #reserve(count: number): number {
+    if (this.free < count) throw new MisuseError('The copy batch is full.');
+    const word = this.#count * SEGMENT_WORDS;
+    this.#count += count;
+    return word;
   }
 
   /** The upper half of the address of `local`; the lower half wraps by being stored. */

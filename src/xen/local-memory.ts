@@ -46,6 +46,16 @@ export class LocalMemory {
     return this.#allocatedBytes;
   }
 
+  /** Where the allocated memory around `offset` begins; see `allocatedUntil`. */
+  allocatedFrom(offset: number): number {
+    let from = this.#start;
+    for (const run of this.#free) {
+      if (run.offset > offset) break;
+      from = run.offset + run.length;
+    }
+    return from;
+  }
+
   /**
    * Where the allocated memory around `offset` ends, or 0 when `offset` is not allocated: whoever
    * checks many ranges asks this once for all that lie together.

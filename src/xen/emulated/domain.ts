@@ -50,7 +50,7 @@ export class Domain implements DomainFacts {
     this.name = facts.name;
     this.uuid = facts.uuid;
     this.generation = generation;
-    this.grantTable = new GrantTable(facts.domid, limits.grantsMax);
+    this.grantTable = new GrantTable(facts.domid, host.machine.memory, limits.grantsMax);
     this.portTable = new PortTable(facts.domid, host.delivery, limits.portsMax);
     this.raw = new RawGuest(host.machine.memory, this.grantTable);
     this.#host = host;

@@ -3,7 +3,9 @@
  * and answers are those of Xen's gnttab_map_grant_ref and gnttab_copy, GNTST values included.
  */
 import { GrantError, MisuseError } from '../../errors.js';
-import type { Frame } from './machine-memory.js';
+import type { LocalRegion } from '../local-memory.js';
+import { READ_ONLY, TABLE_ENTRY_BYTES } from './copy-kernel.js';
+import type { Frame, MachineMemory } from './machine-memory.js';
 
 export const GNTST_GENERAL_ERROR = -1;
 export const GNTST_BAD_DOMAIN = -2;
@@ -15,9 +17,6 @@ export const FIRST_REF = 8;
 const ENTRIES_PER_PAGE = 512;
 /** What a Linux guest of 64 grant table pages, Xen's default, can grant. */
 export const GRANTS_MAX_DEFAULT = 64 * ENTRIES_PER_PAGE;
-
-/** The bit of `#rights` above every domid. */
-const READ_ONLY = 1 << 16;
 
 /** A page granted under a reference, or a mapping of one whose reference is gone by now. */
 export interface GrantEntry {
@@ -33,19 +32,34 @@ export interface GrantEntry {
 
 export class GrantTable {
   readonly domid: number;
+  readonly #memory: MachineMemory;
   readonly #grantsMax: number;
   #entries: (GrantEntry | undefined)[] = [];
-  /** What a copy asks of each reference: where its page is (0: nowhere), and who may do what. */
-  #places = new Uint32Array(ENTRIES_PER_PAGE);
-  #rights = new Uint32Array(ENTRIES_PER_PAGE);
+  /** What a copy asks of each reference, as copy-kernel.ts reads it; it grows by doubling. */
+  #region: LocalRegion;
+  #words: Uint32Array;
   /** References given back, the last one on top: Linux hands it out again first. */
   readonly #freed: number[] = [];
   #unused = FIRST_REF;
   #tableSize = ENTRIES_PER_PAGE;
 
-  constructor(domid: number, grantsMax: number = GRANTS_MAX_DEFAULT) {
+  /** @throws GrantError when the machine has no memory for a table. */
+  constructor(domid: number, memory: MachineMemory, grantsMax: number = GRANTS_MAX_DEFAULT) {
     this.domid = domid;
+    this.#memory = memory;
     this.#grantsMax = grantsMax;
+    this.#region = memory.allocateHeap(ENTRIES_PER_PAGE * TABLE_ENTRY_BYTES);
+    this.#words = wordsOf(memory, this.#region);
+  }
+
+  /** Where the table lies, as the copy kernel takes it. */
+  get address(): number {
+    return this.#region.offset;
+  }
+
+  /** How many entries lie there: none once the domain is gone. */
+  get refs(): number {
+    return this.#words.length >>> 1;
   }
 
   /**
@@ -67,8 +81,8 @@ export class GrantTable {
       deferred: false,
     };
     this.#entries[ref] = entry;
-    this.#places[ref] = frame.offset;
-    this.#rights[ref] = domid | (entry.readOnly ? READ_ONLY : 0);
+    this.#words[ref * 2] = frame.offset;
+    this.#words[ref * 2 + 1] = domid | (entry.readOnly ? READ_ONLY : 0);
     return entry;
   }
 
@@ -81,14 +95,16 @@ export class GrantTable {
   end(entry: GrantEntry): void {
     if (this.#entries[entry.ref] !== entry) return;
     this.#entries[entry.ref] = undefined;
-    this.#places[entry.ref] = 0;
+    this.#words[entry.ref * 2] = 0;
     this.#freed.push(entry.ref);
   }
 
   /** Ends all grants, for the domain is gone. */
   clear(): void {
     this.#entries = [];
-    this.#places.fill(0);
+    if (this.refs === 0) return;
+    this.#words = NO_WORDS;
+    this.#region.free();
   }
 
   /** Whether any grant is of this page. Looks at the whole table: for tests. */
@@ -103,9 +119,9 @@ export class GrantTable {
 
   /** Where a grant's page starts, for a copy by `domid`; a negative GNTST value if it may not. */
   resolve(ref: number, domid: number, write: boolean): number {
-    const place = this.#places[ref] ?? 0;
+    const place = this.#words[ref * 2] ?? 0;
     if (place === 0) return ref < this.#tableSize ? GNTST_GENERAL_ERROR : GNTST_BAD_GNTREF;
-    const rights = this.#rights[ref] as number;
+    const rights = this.#words[ref * 2 + 1] as number;
     // Xen answers both a foreign grant and a write to a read-only one with a general error.
     if (rights === domid || (!write && rights === (domid | READ_ONLY))) return place;
     return GNTST_GENERAL_ERROR;
@@ -138,12 +154,13 @@ export class GrantTable {
 
   #grow(): void {
     this.#tableSize += ENTRIES_PER_PAGE;
-    const places = new Uint32Array(this.#tableSize);
-    places.set(this.#places);
-    this.#places = places;
-    const rights = new Uint32Array(this.#tableSize);
-    rights.set(this.#rights);
-    this.#rights = rights;
+    if (this.#tableSize <= this.refs) return;
+    const region = this.#memory.allocateHeap(this.#region.length * 2);
+    const words = wordsOf(this.#memory, region);
+    words.set(this.#words);
+    this.#region.free();
+    this.#region = region;
+    this.#words = words;
   }
 
   /** A raw guest may have put an entry of its own under any reference, so taken ones are skipped. */
@@ -158,4 +175,10 @@ export class GrantTable {
     this.#unused += 1;
     return this.#unused - 1;
   }
+}
+
+const NO_WORDS = new Uint32Array(0);
+
+function wordsOf({ buffer }: MachineMemory, { length, offset }: LocalRegion): Uint32Array {
+  return new Uint32Array(buffer, offset, length / 4);
 }

@@ -19,6 +19,7 @@ import {
   PAGE_SIZE,
   type SharedPages,
 } from '../xen.js';
+import type { CopyBounds } from './copy-kernel.js';
 import type { Faults } from './faults.js';
 import {
   GNTST_BAD_DOMAIN,
@@ -69,6 +70,8 @@ export class EmulatedGrants implements Grants {
   readonly #memory: LocalMemory;
   readonly #mappings = new Set<EmulatedMapping>();
   readonly #shares = new Set<EmulatedShare>();
+  /** Of the run of segments at hand. */
+  readonly #bounds: CopyBounds = { domid: 0, from: 0, own: 0, refs: 0, table: 0, until: 0 };
   #state: ProcessState = 'running';
 
   constructor(machine: GrantMachine, own: GrantTable, memory: LocalMemory) {
@@ -99,71 +102,81 @@ export class EmulatedGrants implements Grants {
 
   copy(batch: CopyBatch): void {
     if (this.#state !== 'running') this.#checkRunning('copy');
-    const { i16, u32 } = fieldsOf(batch);
+    const fields = fieldsOf(batch);
     const { faults } = this.#machine;
-    const { bytes, copies } = this.#machine.memory;
     // Where something is to happen in the midst of it, each copy is made by itself.
     const isUndisturbed = faults.duringCopy === undefined && !faults.isActive;
-    copies.clear();
-    const own = this.#own.domid;
-    const count = batch.count;
-    let table: GrantTable | undefined;
-    let tableDomid = -1;
-    // Local memory that is known to be ours: segments mostly lie one behind the other.
-    let oursFrom = 0;
-    let oursUntil = 0;
-    for (let index = 0; index < count; index++) {
-      const word = index * 6;
-      const lengthAndFlags = u32[word + 4] as number;
-      const flags = lengthAndFlags >>> 16;
-      const length = lengthAndFlags & 0xffff;
-      const toGrant = flags === DESTINATION_IS_GRANT;
-      if (!toGrant && flags !== SOURCE_IS_GRANT) {
-        throw new MisuseError(`Segment ${index} has flags ${flags}; one side must be a grant.`);
-      }
-      const grantWord = toGrant ? word + 2 : word;
-      const localWord = toGrant ? word : word + 2;
-      const offsetAndDomid = u32[grantWord + 1] as number;
-      const offset = offsetAndDomid & 0xffff;
-      const domid = offsetAndDomid >>> 16;
-      const local = u32[localWord] as number;
-      if (local < oursFrom || local + length > oursUntil) {
-        oursFrom = local;
-        oursUntil = this.#memory.allocatedUntil(local);
-      }
-      if (u32[localWord + 1] !== 0 || local + length > oursUntil) {
-        throw new MisuseError(`Segment ${index}: ${length} bytes at ${local} are not ours.`);
-      }
-      if (domid !== tableDomid) {
-        table = this.#machine.grantTable(domid);
-        tableDomid = domid;
-      }
-      let status = GNTST_OKAY;
-      // Linux' gntdev asks Xen nothing for a segment without bytes, so the grant is not checked.
-      if (length > 0) {
-        if (offset + length > PAGE_SIZE) {
-          throw new MisuseError(`Segment ${index}: ${length} bytes at ${offset} leave the page.`);
-        }
-        if (faults.duringCopy !== undefined) {
-          faults.duringCopy(index);
-          // Whatever was known may have changed meanwhile.
-          oursUntil = 0;
-        }
-        const page =
-          table === undefined
-            ? GNTST_BAD_DOMAIN
-            : table.resolve(u32[grantWord] as number, own, toGrant);
-        if (page < 0) status = page;
-        else if (isUndisturbed) {
-          if (toGrant) copies.add(local, page + offset, length);
-          else copies.add(page + offset, local, length);
-        } else if (faults.isActive && faults.strikes('grantCopy')) status = GNTST_GENERAL_ERROR;
-        else if (toGrant) bytes.copyWithin(page + offset, local, local + length);
-        else bytes.copyWithin(local, page + offset, page + offset + length);
-      }
-      i16[index * 12 + 10] = status;
+    const { count } = batch;
+    let index = 0;
+    while (index < count) {
+      if (isUndisturbed) index = this.#copyInOrder(batch, fields, index, count);
+      if (index === count) return;
+      this.#copyOne(fields, index);
+      index += 1;
     }
-    copies.run();
+  }
+
+  /**
+   * Carries out segments from `first` on that are alike and in order; returns the first that is not,
+   * or that is of another domain, or of other memory of ours.
+   */
+  #copyInOrder(batch: CopyBatch, { i16, u32 }: SegmentFields, first: number, end: number): number {
+    const word = first * 6;
+    const toGrant = i16[first * 12 + 9] === DESTINATION_IS_GRANT;
+    const domid = (u32[word + (toGrant ? 3 : 1)] as number) >>> 16;
+    const local = u32[word + (toGrant ? 0 : 2)] as number;
+    const table = this.#machine.grantTable(domid);
+    if (table === undefined) return first;
+    const bounds = this.#bounds;
+    bounds.domid = domid;
+    bounds.table = table.address;
+    bounds.refs = table.refs;
+    bounds.own = this.#own.domid;
+    bounds.from = this.#memory.allocatedFrom(local);
+    bounds.until = this.#memory.allocatedUntil(local);
+    const next = this.#machine.memory.copies.run(u32, first, end, bounds);
+    batch.succeed(first, next);
+    return next;
+  }
+
+  /** Judges a segment, carries it out where it may be, and writes its status. */
+  #copyOne({ i16, u32 }: SegmentFields, index: number): void {
+    const { faults } = this.#machine;
+    const { bytes } = this.#machine.memory;
+    const word = index * 6;
+    const lengthAndFlags = u32[word + 4] as number;
+    const flags = lengthAndFlags >>> 16;
+    const length = lengthAndFlags & 0xffff;
+    const toGrant = flags === DESTINATION_IS_GRANT;
+    if (!toGrant && flags !== SOURCE_IS_GRANT) {
+      throw new MisuseError(`Segment ${index} has flags ${flags}; one side must be a grant.`);
+    }
+    const grantWord = toGrant ? word + 2 : word;
+    const localWord = toGrant ? word : word + 2;
+    const offsetAndDomid = u32[grantWord + 1] as number;
+    const offset = offsetAndDomid & 0xffff;
+    const local = u32[localWord] as number;
+    if (u32[localWord + 1] !== 0 || local + length > this.#memory.allocatedUntil(local)) {
+      throw new MisuseError(`Segment ${index}: ${length} bytes at ${local} are not ours.`);
+    }
+    let status = GNTST_OKAY;
+    // Linux' gntdev asks Xen nothing for a segment without bytes, so the grant is not checked.
+    if (length > 0) {
+      if (offset + length > PAGE_SIZE) {
+        throw new MisuseError(`Segment ${index}: ${length} bytes at ${offset} leave the page.`);
+      }
+      faults.duringCopy?.(index);
+      const table = this.#machine.grantTable(offsetAndDomid >>> 16);
+      const page =
+        table === undefined
+          ? GNTST_BAD_DOMAIN
+          : table.resolve(u32[grantWord] as number, this.#own.domid, toGrant);
+      if (page < 0) status = page;
+      else if (faults.isActive && faults.strikes('grantCopy')) status = GNTST_GENERAL_ERROR;
+      else if (toGrant) bytes.copyWithin(page + offset, local, local + length);
+      else bytes.copyWithin(local, page + offset, page + offset + length);
+    }
+    i16[index * 12 + 10] = status;
   }
 
   share(domid: number, count: number, access: 'read' | 'write', notice?: EndNotice): SharedPages {

@@ -6,7 +6,7 @@
 import { LocalMemory, type LocalRegion } from '../local-memory.js';
 import { Page } from '../page.js';
 import { PAGE_SIZE } from '../xen.js';
-import { allocateKernelMemory, CopyList } from './copy-kernel.js';
+import { allocateKernelMemory, CopyKernel, LIST_BYTES } from './copy-kernel.js';
 import { type ReadHook, WatchedPage } from './watched-page.js';
 
 /**
@@ -46,26 +46,32 @@ export class Frame {
   }
 }
 
+/** Xen's own memory: grant tables of four thousand domains, or fewer with larger ones. */
+const HEAP_BYTES = 32 * 1024 * 1024;
+
 export class MachineMemory {
   readonly buffer: ArrayBuffer;
   readonly bytes: Uint8Array;
   /** Copies inside this memory that are to be made together. */
-  readonly copies: CopyList;
+  readonly copies: CopyKernel;
+  readonly #heap: LocalMemory;
   readonly #allocator: LocalMemory;
   /** Everything from here on was never given out, and so is still zero. */
   #untouchedFrom = 0;
 
+  /** A machine with so many bytes for its domains. */
   constructor(bytes: number) {
-    const memory = allocateKernelMemory(bytes);
+    const memory = allocateKernelMemory(HEAP_BYTES + bytes);
     this.buffer = memory.buffer;
-    this.copies = new CopyList(memory);
+    this.copies = new CopyKernel(memory);
     this.bytes = new Uint8Array(this.buffer);
-    // The first page is never given out: address 0 stays wrong, as it is in a process. The list of
-    // copies lies there.
-    const length = this.buffer.byteLength - PAGE_SIZE;
-    this.#allocator = new LocalMemory(this.buffer, 0n, PAGE_SIZE, length);
+    // The first pages are never given out: address 0 stays wrong, as it is in a process.
+    this.#heap = new LocalMemory(this.buffer, 0n, LIST_BYTES, HEAP_BYTES - LIST_BYTES);
+    const length = this.buffer.byteLength - HEAP_BYTES - PAGE_SIZE;
+    this.#allocator = new LocalMemory(this.buffer, 0n, HEAP_BYTES, length);
   }
 
+  /** What domains have of it. */
   get allocatedBytes(): number {
     return this.#allocator.allocatedBytes;
   }
@@ -76,6 +82,13 @@ export class MachineMemory {
     const end = region.offset + region.length;
     this.bytes.fill(0, region.offset, Math.min(end, Math.max(region.offset, this.#untouchedFrom)));
     this.#untouchedFrom = Math.max(this.#untouchedFrom, end);
+    return region;
+  }
+
+  /** Takes zeroed memory for Xen itself. @throws GrantError when there is not enough. */
+  allocateHeap(bytes: number): LocalRegion {
+    const region = this.#heap.allocate(bytes);
+    this.bytes.fill(0, region.offset, region.offset + region.length);
     return region;
   }
 

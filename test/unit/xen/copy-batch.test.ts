@@ -57,6 +57,47 @@ describe('a copy batch', () => {
     expect(viewOf(batch, 0).getBigUint64(layout['dest.virt'], true)).toBe(0x2_0000_0234n);
   });
 
+  test.each([
+    { baseAddress: 0x7f00_0000_0000n, local: 0x2000 },
+    { baseAddress: 0x1_ffff_f000n, local: 0x1234 },
+  ])('lays many copies out as one by one, from $baseAddress on', ({ baseAddress, local }) => {
+    const memory = new LocalMemory(new ArrayBuffer(4 * PAGE_SIZE), baseAddress);
+    const locals = Uint32Array.of(0x10, local);
+    const lengths = Uint32Array.of(60, 1514);
+    const one = new CopyBatch(memory, 4);
+    one.fromGrant(5, 8, 14, 0x10, 60);
+    one.fromGrant(5, 0xffffffff, 0, local, 1514);
+    one.toGrant(5, 8, 0, 0x10, 60);
+    one.toGrant(5, 0xffffffff, 0, local, 1514);
+    const many = new CopyBatch(memory, 4);
+    const places = Uint32Array.of(0, 8, 0xffff_000e, 0, 0xffffffff, 0x1_0000);
+    many.fromGrants(5, places, 1, 3, locals, lengths, 2);
+    many.toGrants(5, places, 1, 3, locals, lengths, 2);
+    expect(many.count).toBe(4);
+    expect(many.segments).toEqual(one.segments);
+    expect(() => many.fromGrants(5, places, 1, 3, locals, lengths, 1)).toThrow(MisuseError);
+  });
+
+  test('says of segments that succeeded that they did, until it is cleared or fails', () => {
+    const batch = batchOf(3);
+    for (const ref of [8, 9, 10]) batch.fromGrant(1, ref, 0, 0, 1);
+    batch.succeed(0, 2);
+    expect([0, 1, 2].map((index) => batch.status(index) === 0)).toEqual([true, true, false]);
+    expect(batch.allOkay).toBe(false);
+    batch.succeed(2, 3);
+    expect(batch.allOkay).toBe(true);
+    batch.fail();
+    expect([0, 1, 2].map((index) => batch.status(index) === 0)).toEqual([false, false, false]);
+    batch.succeed(1, 3);
+    expect([0, 1, 2].map((index) => batch.status(index) === 0)).toEqual([false, true, true]);
+    expect(batch.allOkay).toBe(false);
+    batch.succeed(0, 1);
+    expect(batch.allOkay).toBe(true);
+    batch.clear();
+    batch.fromGrant(1, 8, 0, 0, 1);
+    expect(batch.allOkay).toBe(false);
+  });
+
   test('counts, fills up and is filled again', () => {
     const batch = batchOf(2);
     expect([batch.count, batch.free]).toEqual([0, 2]);
