@@ -4,10 +4,13 @@
  */
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 import { FrameBatch } from './frame-batch.js';
+import { stretchEnd } from './frame-stretch.js';
 
 /** Room for two frames of the greatest length, or 80 of Ethernet's. */
 const COPY_BYTES = 128 * 1024;
 const COPY_FRAMES = 256;
+/** Fewer frames than this are copied one by one. */
+const STRETCH_MIN = 2;
 
 export class BatchCopy {
   readonly batch: FrameBatch;
@@ -48,12 +51,34 @@ export class BatchCopy {
     this.clear();
     let next = first;
     while (next < end) {
-      const offset = source.offset(next);
-      if (!this.add(source.bytes, offset, source.length(next), source.flag(next))) break;
-      next += 1;
+      const until = Math.min(end, next + COPY_FRAMES - this.batch.count);
+      const stretch = stretchEnd(source, next, until, COPY_BYTES - this.#used);
+      if (stretch - next < STRETCH_MIN) {
+        const offset = source.offset(next);
+        if (!this.add(source.bytes, offset, source.length(next), source.flag(next))) break;
+        next += 1;
+      } else {
+        this.#addStretch(source, next, stretch);
+        next = stretch;
+      }
     }
     this.batch.timeNs = source.timeNs;
     return next;
+  }
+
+  /** Copies frames [first, end) in, which are a stretch for which there is room. */
+  #addStretch(source: FrameBatch, first: number, end: number): void {
+    const start = source.offset(first);
+    const until = source.offset(end - 1) + source.length(end - 1);
+    const target = this.#region.offset + this.#used;
+    const own = this.#memory.bytes;
+    if (source.bytes.buffer === own.buffer) own.copyWithin(target, start, until);
+    else own.set(source.bytes.subarray(start, until), target);
+    const shift = target - start;
+    for (let index = first; index < end; index += 1) {
+      this.batch.add(source.offset(index) + shift, source.length(index), source.flag(index));
+    }
+    this.#used += until - start;
   }
 
   free(): void {

@@ -12,9 +12,9 @@ import { WriteOutcome } from '../device/network.js';
 import { MisuseError } from '../errors.js';
 import type { LocalMemory } from '../xen/local-memory.js';
 import { EGRESS_FAILED, EGRESS_REFUSED, MIRROR_PORT, SWITCH_LOOP } from './drop-tally.js';
-import { ForwardingPass } from './forwarding-pass.js';
+import { CHUNK_FRAMES, ForwardingPass } from './forwarding-pass.js';
 import type { ForwardingTable } from './forwarding-table.js';
-import { FrameSorter } from './frame-sorter.js';
+import { Course, FrameSorter } from './frame-sorter.js';
 import type { MirrorSession } from './mirror.js';
 import type { SwitchPort } from './switch-port.js';
 
@@ -43,7 +43,7 @@ export class Forwarder {
 
   constructor(memory: LocalMemory, table: ForwardingTable, options: ForwarderOptions) {
     this.#memory = memory;
-    this.#sorter = new FrameSorter(table, this.#byIndex, options.isHub);
+    this.#sorter = new FrameSorter(table, this.#byIndex, options.isHub, memory);
     this.#options = options;
   }
 
@@ -132,6 +132,7 @@ export class Forwarder {
 
   #forward(pass: ForwardingPass, ingress: SwitchPort, batch: FrameBatch): void {
     const nowMs = this.#options.nowMs();
+    if (this.#forwardAlike(pass, ingress, batch, nowMs)) return;
     for (let start = 0; start < batch.count; start += pass.count) {
       // A network that was written to may have had ports plugged in and pulled out.
       if (!ingress.isLive || ingress.mirrorsHere !== 0) return;
@@ -146,6 +147,29 @@ export class Forwarder {
     }
   }
 
+  /** Hands on a batch of frames with the same addresses; false where a closer look is needed. */
+  #forwardAlike(
+    pass: ForwardingPass,
+    ingress: SwitchPort,
+    batch: FrameBatch,
+    nowMs: number,
+  ): boolean {
+    if (!ingress.rules.isOpen || this.mirrors.length > 0) return false;
+    if (batch.count > CHUNK_FRAMES) return false;
+    const course = this.#sorter.courseOf(ingress, batch, nowMs);
+    if (course === Course.mixed) return false;
+    if (course === Course.flood) this.#floodWhole(pass, ingress, batch);
+    else this.#write(pass, course, batch);
+    return true;
+  }
+
+  #floodWhole(pass: ForwardingPass, ingress: SwitchPort, batch: FrameBatch): void {
+    for (const port of this.ports) {
+      const isPlain = !port.rules.vlans.isAware;
+      if (isPlain && getsFloodOf(port, ingress)) this.#write(pass, port, batch);
+    }
+  }
+
   /**
    * Hands a batch on as it is, where all of it goes the same way and no frame changes its form.
    * False where that is not so.
@@ -155,10 +179,7 @@ export class Forwarder {
     if (count !== batch.count || this.mirrors.length > 0) return false;
     if (ingress.rules.vlans.isAware) return false;
     if (pass.floodCount === count) {
-      for (const port of this.ports) {
-        const isPlain = !port.rules.vlans.isAware;
-        if (isPlain && getsFloodOf(port, ingress)) this.#write(pass, port, batch);
-      }
+      this.#floodWhole(pass, ingress, batch);
       return true;
     }
     const { lastTarget } = pass;

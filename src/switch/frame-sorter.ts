@@ -3,6 +3,7 @@
  * pass, what it teaches, and whether it goes to one port or to all.
  */
 import { FRAME_BYTES_MIN, type FrameBatch } from '../device/frame-batch.js';
+import type { LocalMemory } from '../xen/local-memory.js';
 import {
   FRAME_TRUNCATED,
   ISOLATED,
@@ -13,7 +14,6 @@ import {
 } from './drop-tally.js';
 import type { ForwardingPass } from './forwarding-pass.js';
 import { type ForwardingTable, LearnOutcome, NO_PORT } from './forwarding-table.js';
-import { macHigh, macLow } from './port-policy.js';
 import type { SwitchPort } from './switch-port.js';
 import { FrameForm, NO_VLAN, VLAN_UNKNOWN } from './vlan-membership.js';
 
@@ -28,21 +28,91 @@ const RESERVED_LOW = 0xc200_0000 | 0;
 /** Spanning tree's: forwarded by who takes no part in it, so that loops outside are found. */
 const SPANNING_TREE = RESERVED_LOW;
 
+/** Where all of a batch goes, if it is not to one port. */
+export const Course = {
+  /** To all others. */
+  flood: 'flood',
+  /** Frame by frame: they differ, or something is to be checked or counted of each. */
+  mixed: 'mixed',
+} as const;
+export type Course = (typeof Course)[keyof typeof Course];
+
 export class FrameSorter {
   readonly #table: ForwardingTable;
   readonly #portAt: readonly (SwitchPort | undefined)[];
   readonly #isHub: boolean;
+  /** The memory that all frames lie in: what is read here has two or four bytes and any address. */
+  readonly #view: DataView;
 
   /** `portAt` has each port at its index, now and whenever frames are sorted. */
-  constructor(table: ForwardingTable, portAt: readonly (SwitchPort | undefined)[], isHub: boolean) {
+  constructor(
+    table: ForwardingTable,
+    portAt: readonly (SwitchPort | undefined)[],
+    isHub: boolean,
+    { bytes }: LocalMemory,
+  ) {
     this.#table = table;
     this.#portAt = portAt;
     this.#isHub = isHub;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  /**
+   * Where all of a batch goes, from a port that checks nothing, where nothing is mirrored. What a guest
+   * sends at once mostly has one source and one destination: those are learnt and looked up once. What
+   * has to be counted frame by frame is for `sort`, which decides alike.
+   */
+  courseOf(ingress: SwitchPort, batch: FrameBatch, nowMs: number): SwitchPort | Course {
+    if (this.#isHub || !this.#areAlike(batch)) return Course.mixed;
+    const view = this.#view;
+    const offset = batch.offset(0);
+    const tick = Math.floor(nowMs / TICK_MS);
+    const { broadcastLimit, isolated, unknownUnicastLimit } = ingress.rules;
+    const high = view.getUint16(offset);
+    const low = view.getInt32(offset + 2);
+    if ((high & GROUP) !== 0 && (broadcastLimit !== undefined || isReserved(high, low))) {
+      return Course.mixed;
+    }
+    const { index } = ingress;
+    const sourceHigh = view.getUint16(offset + 6);
+    const sourceLow = view.getInt32(offset + 8);
+    // The destination may be the address that is to be learnt.
+    if (high === sourceHigh && low === sourceLow) return Course.mixed;
+    const found = (high & GROUP) !== 0 ? NO_PORT : this.#table.lookup(NO_VLAN, high, low, tick);
+    const target = found === NO_PORT ? undefined : this.#portAt[found];
+    if (target === undefined) {
+      if ((high & GROUP) === 0 && unknownUnicastLimit !== undefined) return Course.mixed;
+    } else if (found === index || (isolated && target.rules.isolated)) {
+      return Course.mixed;
+    }
+    this.#learn(ingress, NO_VLAN, sourceHigh, sourceLow, tick);
+    return target ?? Course.flood;
+  }
+
+  /** Whether all frames are whole, and have the same two addresses. */
+  #areAlike({ count, lengths, offsets }: FrameBatch): boolean {
+    const view = this.#view;
+    let offset = offsets[0] as number;
+    if ((lengths[0] as number) < FRAME_BYTES_MIN) return false;
+    const first = view.getInt32(offset);
+    const second = view.getInt32(offset + 4);
+    const third = view.getInt32(offset + 8);
+    for (let frame = 1; frame < count; frame += 1) {
+      if ((lengths[frame] as number) < FRAME_BYTES_MIN) return false;
+      offset = offsets[frame] as number;
+      const differs =
+        (view.getInt32(offset) ^ first) |
+        (view.getInt32(offset + 4) ^ second) |
+        (view.getInt32(offset + 8) ^ third);
+      if (differs !== 0) return false;
+    }
+    return true;
   }
 
   /** Says of each frame of the chunk where it goes. Addresses as in the frame before cost nothing. */
   sort(pass: ForwardingPass, ingress: SwitchPort, batch: FrameBatch, nowMs: number): void {
-    const { bytes, lengths, offsets } = batch;
+    const { lengths, offsets } = batch;
+    const view = this.#view;
     const { forms, ingressDrops, start, vlans } = pass;
     const { isOpen } = ingress.rules;
     const isHub = this.#isHub;
@@ -69,11 +139,11 @@ export class FrameSorter {
       }
       vlans[frame] = vlan;
       if (isHub) {
-        this.#flood(pass, ingress, frame, bytes, offset, length, nowMs);
+        this.#flood(pass, ingress, frame, offset, length, nowMs);
         continue;
       }
-      let high = macHigh(bytes, offset + 6);
-      let low = macLow(bytes, offset + 6);
+      let high = view.getUint16(offset + 6);
+      let low = view.getInt32(offset + 8);
       if (vlan !== lastVlan || low !== sourceLow || high !== sourceHigh) {
         this.#learn(ingress, vlan, high, low, tick);
         if (vlan !== lastVlan || (high === destinationHigh && low === destinationLow)) {
@@ -83,10 +153,10 @@ export class FrameSorter {
         sourceHigh = high;
         sourceLow = low;
       }
-      high = macHigh(bytes, offset);
-      low = macLow(bytes, offset);
+      high = view.getUint16(offset);
+      low = view.getInt32(offset + 2);
       if ((high & GROUP) !== 0) {
-        this.#flood(pass, ingress, frame, bytes, offset, length, nowMs);
+        this.#flood(pass, ingress, frame, offset, length, nowMs);
         continue;
       }
       if (low !== destinationLow || high !== destinationHigh) {
@@ -96,7 +166,7 @@ export class FrameSorter {
         destinationLow = low;
       }
       if (target === undefined) {
-        this.#flood(pass, ingress, frame, bytes, offset, length, nowMs);
+        this.#flood(pass, ingress, frame, offset, length, nowMs);
       } else if (target === ingress) {
         ingressDrops.add(SAME_PORT, length);
       } else if (ingress.rules.isolated && target.rules.isolated) {
@@ -156,14 +226,14 @@ export class FrameSorter {
     pass: ForwardingPass,
     ingress: SwitchPort,
     frame: number,
-    bytes: Uint8Array,
     offset: number,
     length: number,
     nowMs: number,
   ): void {
     const { broadcastLimit, unknownUnicastLimit } = ingress.rules;
-    if (((bytes[offset] as number) & 1) !== 0) {
-      if (!this.#isHub && isReserved(bytes, offset)) {
+    const high = this.#view.getUint16(offset);
+    if ((high & GROUP) !== 0) {
+      if (!this.#isHub && isReserved(high, this.#view.getInt32(offset + 2))) {
         pass.ingressDrops.add(RESERVED_MULTICAST, length);
         return;
       }
@@ -182,8 +252,6 @@ export class FrameSorter {
 }
 
 /** Whether bridges do not forward what is for this group address. */
-function isReserved(bytes: Uint8Array, offset: number): boolean {
-  const low = macLow(bytes, offset);
-  if (macHigh(bytes, offset) !== RESERVED_HIGH || (low & ~0xf) !== RESERVED_LOW) return false;
-  return low !== SPANNING_TREE;
+function isReserved(high: number, low: number): boolean {
+  return high === RESERVED_HIGH && (low & ~0xf) === RESERVED_LOW && low !== SPANNING_TREE;
 }

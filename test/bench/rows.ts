@@ -213,6 +213,7 @@ export function switching(place: Place, size: number, listeners: number): Group 
     measures: withOther(
       [
         run(place.here, OURS, 'switch'),
+        run(place.here, 'frames that lie apart', 'apart'),
         run(place.here, 'as a hub', 'hub'),
         run(place.here, 'the plainest hub', 'plain'),
       ],
@@ -221,6 +222,7 @@ export function switching(place: Place, size: number, listeners: number): Group 
     ),
     ratios: [
       { text: 'of the plainest hub', of: [OURS, 'the plainest hub'], ...bound },
+      { text: 'apart', of: ['frames that lie apart', 'the plainest hub'] },
       ...otherRatio(place),
     ],
   };

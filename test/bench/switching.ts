@@ -1,13 +1,16 @@
 /**
  * How fast frames go from one port to others in memory: each listener copies what it gets into a
- * ring of its own, as a guest's queue does. Three ways: the switch (every address known, a listener
- * for each), the switch as a hub, and the plainest hub there is, which makes a promise and a fresh
- * copy for each listener and each frame.
+ * ring of its own, as a guest's queue does. Four ways: the switch (every address known, a listener
+ * for each) with frames that lie together, as netback's do that came together; with frames that lie
+ * apart; the switch as a hub; and the plainest hub there is, which makes a promise and a fresh copy for
+ * each listener and each frame.
  *
  * With several listeners the switch and the hubs are fed broadcast; with one, frames to its address.
- * Usage: switching switch|hub|plain FRAME_BYTES LISTENERS SECONDS; prints { "rate": writes a second }.
+ * Usage: switching switch|apart|hub|plain FRAME_BYTES LISTENERS SECONDS; prints { "rate": writes a
+ * second }.
  */
-import { FrameBatch } from '../../dist/device/frame-batch.js';
+import { FrameBatch, writeRunHeader } from '../../dist/device/frame-batch.js';
+import { stretchEnd } from '../../dist/device/frame-stretch.js';
 import { type NetworkStats, WriteOutcome } from '../../dist/device/network.js';
 import { NetworkBase } from '../../dist/device/network-base.js';
 import { Switch } from '../../dist/switch/switch.js';
@@ -61,12 +64,14 @@ class RingNetwork extends NetworkBase {
 
   writeBatch(batch: FrameBatch, outcomes?: Uint8Array): number {
     const { bytes } = this.#memory;
-    for (let index = 0; index < batch.count; index += 1) {
-      const offset = batch.offset(index);
-      const length = batch.length(index);
-      bytes.copyWithin(this.#ring.take(length), offset, offset + length);
-      if (outcomes !== undefined) outcomes[index] = WriteOutcome.accepted;
+    for (let first = 0; first < batch.count; ) {
+      const next = stretchEnd(batch, first, batch.count, RING_BYTES / 2);
+      const start = batch.offset(first);
+      const end = batch.offset(next - 1) + batch.length(next - 1);
+      bytes.copyWithin(this.#ring.take(end - start), start, end);
+      first = next;
     }
+    outcomes?.fill(WriteOutcome.accepted, 0, batch.count);
     this.received += batch.count;
     return batch.count;
   }
@@ -103,28 +108,43 @@ function addressed(target: Uint8Array, offset: number, destination: number): voi
   target.set([2, 2, 2, 2, 2, 0xaa, 0x88, 0xb5], offset + 6);
 }
 
+/** Bytes between the starts of frames that lie apart. */
+const APART_BYTES = 2048;
+
+/** Frames to a listener, or to all: a run, unless they are to lie apart. */
+function batchOf(memory: LocalMemory): FrameBatch {
+  const { bytes } = memory;
+  const batch = new FrameBatch(bytes, BATCH_FRAMES);
+  const isApart = mode === 'apart';
+  let place = memory.allocate(BATCH_FRAMES * APART_BYTES).offset;
+  for (let index = 0; index < BATCH_FRAMES; index += 1) {
+    const start = isApart ? place : writeRunHeader(bytes, place, frameBytes);
+    addressed(bytes, start, 0);
+    batch.add(start, frameBytes, 0);
+    place = isApart ? place + APART_BYTES : start + frameBytes;
+  }
+  batch.isRun = !isApart;
+  return batch;
+}
+
 async function measureSwitch(hub: boolean): Promise<number> {
   const memory = new LocalMemory(new ArrayBuffer(MEMORY_BYTES), 0n);
   const device = new Switch(memory, { hub });
   const sender = new RingNetwork(memory);
   device.plug('sender', sender);
   const others = Array.from({ length: listeners }, () => new RingNetwork(memory));
-  const frames = memory.allocate(BATCH_FRAMES * frameBytes).offset;
-  const batch = new FrameBatch(memory.bytes, BATCH_FRAMES);
+  const frame = memory.allocate(frameBytes).offset;
+  const hello = new FrameBatch(memory.bytes, 1);
   for (const [index, network] of others.entries()) {
     device.plug(`listener-${index}`, network);
     // The listener says who it is.
-    addressed(memory.bytes, frames, index);
-    memory.bytes.set([2, 2, 2, 2, 2, index], frames + 6);
-    batch.clear();
-    batch.add(frames, frameBytes, 0);
-    network.send(batch);
+    addressed(memory.bytes, frame, index);
+    memory.bytes.set([2, 2, 2, 2, 2, index], frame + 6);
+    hello.clear();
+    hello.add(frame, frameBytes, 0);
+    network.send(hello);
   }
-  batch.clear();
-  for (let index = 0; index < BATCH_FRAMES; index += 1) {
-    addressed(memory.bytes, frames + index * frameBytes, 0);
-    batch.add(frames + index * frameBytes, frameBytes, 0);
-  }
+  const batch = batchOf(memory);
   for (const network of others) network.received = 0;
   let sent = 0;
   const rate = await measure(BATCH_FRAMES, () => {
