@@ -105,6 +105,13 @@ export class FrameBatch {
     this.count = index + 1;
   }
 
+  /** Says what is known of a frame by now; one that differs from the others ends a run. */
+  setFlag(index: number, flags: number): void {
+    if (this.flags[index] === flags >>> 0) return;
+    this.flags[index] = flags;
+    this.isRun = false;
+  }
+
   /** Where the tag of frame `index` of a run is. */
   runStart(index: number): number {
     return this.offset(index) - runHeaderBytes(this.length(index));

@@ -38,13 +38,30 @@ export function addCompleted(
   const flags = batch.flag(index);
   const completed = (flags & ~CHECKSUM_BLANK) | DATA_VALIDATED;
   if (isOnItsWay(flags)) {
-    if (completeChecksum(bytes, offset, whole)) batch.flags[index] = completed;
+    if (completeChecksum(bytes, offset, whole)) batch.setFlag(index, completed);
     chunk.add(batch, index, length, vifIndex, batch.flag(index), sequence);
     return;
   }
   const checksum = computeChecksum(bytes, offset, whole);
   chunk.add(batch, index, length, vifIndex, checksum < 0 ? flags : completed, sequence);
   if (checksum >= 0) chunk.overwriteU16(locateChecksum(bytes, offset, whole) - offset, checksum);
+}
+
+/**
+ * Completes all frames of a run that are marked CHECKSUM_BLANK, which stays a run. False where that
+ * cannot be; then `addCompleted` is for those that are still marked.
+ */
+export function completeRun(batch: FrameBatch): boolean {
+  const flags = batch.flag(0);
+  if (!isOnItsWay(flags)) return false;
+  const completed = (flags & ~CHECKSUM_BLANK) | DATA_VALIDATED;
+  for (let index = 0; index < batch.count; index += 1) {
+    if (completeChecksum(batch.bytes, batch.offset(index), batch.length(index))) continue;
+    for (let done = 0; done < index; done += 1) batch.setFlag(done, completed);
+    return false;
+  }
+  batch.flags.fill(completed, 0, batch.count);
+  return true;
 }
 
 /** Whether the flags in the batch are the ones that every further receiver of the frame gets. */

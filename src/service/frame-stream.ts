@@ -15,7 +15,7 @@ import {
   type StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory } from '../xen/local-memory.js';
-import { addCompleted } from './blank-checksum.js';
+import { addCompleted, completeRun } from './blank-checksum.js';
 import { type ChunkLimits, FrameChunk } from './frame-chunk.js';
 
 /** A message of the server: one that ts-proto encodes, or one that is encoded already. */
@@ -146,9 +146,9 @@ export class FrameStream {
     if (filter !== undefined || sampleOneIn > 1 || snaplen < FRAME_BYTES_MAX) return false;
     if (this.#waitingBytes + batch.totalBytes > queueBytes) return false;
     if (framesMax > 0 && this.#sequence + end - first >= framesMax) return false;
+    if (direction !== 0 && (batch.flag(first) & 0b11) !== direction) return true;
+    if ((batch.flag(first) & CHECKSUM_BLANK) !== 0 && !completeRun(batch)) return false;
     const flags = batch.flag(first);
-    if ((flags & CHECKSUM_BLANK) !== 0) return false;
-    if (direction !== 0 && (flags & 0b11) !== direction) return true;
     for (let next = first; next < end; ) {
       const open = this.#chunkFor(batch.length(next), batch.timeNs);
       if (open === undefined) {

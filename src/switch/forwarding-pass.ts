@@ -186,7 +186,7 @@ export class ForwardingPass {
     for (let index = 0; index < batch.count; index += 1) {
       const place = this.start + (this.#frames[index] as number);
       const direction = ingress.flag(place) & ~METADATA_MASK;
-      ingress.flags[place] = (batch.flag(index) & METADATA_MASK) | direction;
+      ingress.setFlag(place, (batch.flag(index) & METADATA_MASK) | direction);
     }
   }
 
@@ -205,7 +205,7 @@ export class ForwardingPass {
       const flags = batch.flag(index);
       const isCopy = form !== wanted && this.#rewriter !== undefined;
       if (isCopy) this.#rewriter?.keepFlags(frame, wanted, flags);
-      else ingress.flags[this.start + frame] = flags;
+      else ingress.setFlag(this.start + frame, flags);
     }
   }
 

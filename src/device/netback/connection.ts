@@ -32,8 +32,8 @@ import type { FrontendParameters, NetbackFeatures } from './handshake.js';
 import { MulticastFilter } from './multicast-filter.js';
 import { Queue } from './queue.js';
 import { NO_HASH } from './rx-filler.js';
-import { isPlain } from './rx-plain.js';
 import { PATIENCE_WITH_NOTIFY, PATIENCE_WITHOUT_NOTIFY } from './rx-queue.js';
+import { type RxScratch, SLOTS_MAX } from './rx-scratch.js';
 
 export interface ConnectionHooks {
   readonly fromGuest: BatchListener;
@@ -66,6 +66,8 @@ export class Connection {
   readonly #control: ControlRing | undefined;
   /** Who waits for the guest to post buffers. */
   readonly #awaitingRoom = new Set<() => void>();
+  /** By queue, what it works with. */
+  readonly #shares: readonly RxScratch[];
   /** The guest takes a blank checksum whatever is in the frame. */
   readonly #takesBlank: boolean;
 
@@ -110,15 +112,19 @@ export class Connection {
       throw error;
     }
     this.queues = queues;
+    this.#shares = queues.map((_, index) => context.rx(index));
   }
 
   /** Sends frames to the guest; see `Network.writeBatch`. */
   write(batch: FrameBatch, outcomes?: Uint8Array): number {
     let accepted = 0;
     try {
-      if (this.#sendPlain(batch)) {
-        outcomes?.fill(WriteOutcome.accepted, 0, batch.count);
-        return batch.count;
+      if (this.#isPlain(batch)) {
+        if (this.queues.length > 1) return this.#spread(batch, outcomes);
+        if (this.queues[0]?.rx.sendPlain(batch) === true) {
+          outcomes?.fill(WriteOutcome.accepted, 0, batch.count);
+          return batch.count;
+        }
       }
       for (let index = 0; index < batch.count; index += 1) {
         const outcome = this.#send(batch, index);
@@ -205,11 +211,53 @@ export class Connection {
     this.#control?.close();
   }
 
-  /** Sends a batch whose frames need no look; false where they do. */
-  #sendPlain(batch: FrameBatch): boolean {
-    if (!isPlain(batch) || this.#steering.isNeeded || this.#multicast.enabled) return false;
-    if (this.#hooks.isDown()) return false;
-    return this.queues[0]?.rx.sendPlain(batch) ?? false;
+  /** Whether nothing has to be done for the frames of a batch but to copy them. */
+  #isPlain(batch: FrameBatch): boolean {
+    if (this.#steering.isConfigured || this.#multicast.enabled || this.#hooks.isDown())
+      return false;
+    const { bytes, count, flags, isRun, offsets } = batch;
+    if (count === 0 || count > SLOTS_MAX) return false;
+    let seen = flags[0] as number;
+    if (!isRun) for (let index = 1; index < count; index += 1) seen |= flags[index] as number;
+    if ((seen & GSO_MASK) !== 0) return false;
+    if ((seen & CHECKSUM_BLANK) === 0 || this.#takesBlank) return true;
+    for (let index = 0; index < count; index += 1) {
+      const isBlank = ((flags[index] as number) & CHECKSUM_BLANK) !== 0;
+      if (isBlank && !this.#takesBlankOf(bytes, offsets[index] as number)) return false;
+    }
+    return true;
+  }
+
+  /** Sends a plain batch over several queues: to each its share at once, as far as that can be. */
+  #spread(batch: FrameBatch, outcomes: Uint8Array | undefined): number {
+    const { bytes, count } = batch;
+    const shares = this.#shares;
+    for (const { share } of shares) share.clear();
+    for (let index = 0; index < count; index += 1) {
+      const offset = batch.offset(index);
+      const length = batch.length(index);
+      const { share, shareIndices } = shares[
+        this.#steering.choose(bytes, offset, length)
+      ] as RxScratch;
+      shareIndices[share.count] = index;
+      share.add(offset, length, batch.flag(index));
+    }
+    let accepted = 0;
+    for (let number = 0; number < this.queues.length; number += 1) {
+      const { rx } = this.queues[number] as Queue;
+      const { share, shareIndices } = shares[number] as RxScratch;
+      if (share.count === 0) continue;
+      const isSent = rx.sendPlain(share);
+      for (let place = 0; place < share.count; place += 1) {
+        const outcome = isSent
+          ? WriteOutcome.accepted
+          : rx.send(share.offset(place), share.length(place), share.flag(place), NO_HASH);
+        if (outcome === WriteOutcome.accepted) accepted += 1;
+        if (outcomes !== undefined) outcomes[shareIndices[place] as number] = outcome;
+      }
+      rx.commit();
+    }
+    return accepted;
   }
 
   #send(batch: FrameBatch, index: number): WriteOutcome {
@@ -237,7 +285,7 @@ export class Connection {
         this.#metrics.unconnected.rx.drop('rx-queue', 'CHECKSUM_OFFSET_INVALID');
         return WriteOutcome.tooLong;
       }
-      batch.flags[index] = (flags & ~CHECKSUM_BLANK) | DATA_VALIDATED;
+      batch.setFlag(index, (flags & ~CHECKSUM_BLANK) | DATA_VALIDATED);
     }
     return queue.rx.send(offset, length, batch.flag(index), steering.hash);
   }

@@ -24,13 +24,9 @@ export class FlowSteering {
     this.queues = queues;
   }
 
-  get #isConfigured(): boolean {
+  /** The guest is told of each frame's flow. */
+  get isConfigured(): boolean {
     return this.algorithm === HASH_ALGORITHM_TOEPLITZ && this.#types !== 0;
-  }
-
-  /** There are queues to choose from, or something is told of flows. */
-  get isNeeded(): boolean {
-    return this.queues > 1 || this.#isConfigured;
   }
 
   /** The queue for a frame; `hash` says then what the guest may be told about it. */
@@ -38,7 +34,7 @@ export class FlowSteering {
     const { hash } = this;
     hash.hash = 0;
     hash.type = 0;
-    if (!this.#isConfigured) {
+    if (!this.isConfigured) {
       return this.queues === 1 ? 0 : flowHash(bytes, offset, length) % this.queues;
     }
     netifHash(this.#key, this.#types, bytes, offset, length, hash);

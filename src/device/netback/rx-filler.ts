@@ -95,7 +95,7 @@ export class RxFiller {
   }
 
   /**
-   * Sends all of a plain batch at once. False, and nothing has happened, where that cannot be.
+   * Sends all of a batch at once for which nothing has to be done but to copy it. False, and nothing has happened, where that cannot be.
    * @throws ProtocolError when the ring makes no sense.
    */
   sendPlain(batch: FrameBatch): boolean {
@@ -107,12 +107,12 @@ export class RxFiller {
     const observe = observer();
     if (observe !== undefined) {
       const { sent } = this.#scratch;
-      const flags = (batch.flag(0) & METADATA_MASK) | DIRECTION_TO_GUEST;
       sent.clear();
       for (let index = 0; index < batch.count; index += 1) {
+        const flags = (batch.flag(index) & METADATA_MASK) | DIRECTION_TO_GUEST;
         sent.add(batch.offset(index), batch.length(index), flags);
       }
-      sent.isRun = true;
+      sent.isRun = batch.isRun;
       sent.timeNs = frameTimeNs();
       observe(sent);
     }

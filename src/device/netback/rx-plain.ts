@@ -1,23 +1,17 @@
 /**
- * The common case of an RX ring by itself: a run of frames (see `FrameBatch.isRun`) for a guest that
- * has a buffer for each of them, with nothing to be completed or told beside. All other frames go
- * through RxFiller one by one.
+ * The common case of an RX ring by itself: frames for a guest that has a buffer for each of them, with
+ * nothing to be completed or told beside. All other frames go through RxFiller one by one.
  */
 import { GrantError } from '../../errors.js';
 import type { AnswerLog } from '../../ring/answer-log.js';
 import type { BackRing } from '../../ring/shared-ring.js';
 import { type Grants, PAGE_SIZE } from '../../xen/xen.js';
-import { CHECKSUM_BLANK, type FrameBatch, GSO_MASK } from '../frame-batch.js';
+import type { FrameBatch } from '../frame-batch.js';
 import { checksumFlags } from './rx-checksum.js';
 import type { RxScratch } from './rx-scratch.js';
 
-/** Whether nothing has to be done for the frames of `batch` but to copy them. */
-export function isPlain(batch: FrameBatch): boolean {
-  return batch.isRun && batch.count > 0 && (batch.flag(0) & (CHECKSUM_BLANK | GSO_MASK)) === 0;
-}
-
 /**
- * Copies all frames of a plain batch into buffers of the guest and writes the responses, without
+ * Copies all frames of a batch, for which nothing has to be done beside, into buffers of the guest and writes the responses, without
  * publishing them. False, and nothing is answered, where the guest has too few buffers, or one that
  * is too small or none of its own: then somebody else has to look closer.
  * @throws ProtocolError when the ring makes no sense.
@@ -30,19 +24,18 @@ export function fillPlain(
   batch: FrameBatch,
   domid: number,
 ): boolean {
-  const { count, lengths, offsets } = batch;
+  const { count, flags, lengths, offsets } = batch;
   const { copies, words } = scratch;
   if (count > copies.capacity || ring.pendingRequests() < count) return false;
   ring.readRequests(words, count);
   copies.clear();
-  const flags = checksumFlags(batch.flag(0));
+  copies.toGrants(domid, words, 1, 2, offsets, lengths, count);
   for (let index = 0; index < count; index += 1) {
     const length = lengths[index] as number;
     if (length > PAGE_SIZE) return false;
-    copies.toGrant(domid, words[index * 2 + 1] as number, 0, offsets[index] as number, length);
     // The request becomes its response: id and offset 0, flags and the length as the status.
     words[index * 2] = (words[index * 2] as number) & 0xffff;
-    words[index * 2 + 1] = flags | (length << 16);
+    words[index * 2 + 1] = checksumFlags(flags[index] as number) | (length << 16);
   }
   try {
     grants.copy(copies);

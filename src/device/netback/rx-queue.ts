@@ -115,8 +115,8 @@ export class RxQueue {
   }
 
   /**
-   * Sends all of a plain batch (see `isPlain`) at once. False, and nothing has happened, where that
-   * cannot be. Not between `send` and `commit`.
+   * Sends all of a batch at once for which nothing has to be done but to copy it. False, and nothing has
+   * happened, where that cannot be. Not between `send` and `commit`.
    * @throws ProtocolError when the ring makes no sense.
    */
   sendPlain(batch: FrameBatch): boolean {

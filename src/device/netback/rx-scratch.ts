@@ -7,11 +7,14 @@ import type { LocalMemory } from '../../xen/local-memory.js';
 import { FrameBatch } from '../frame-batch.js';
 
 /** Slots of the ring, and so the most that one call can fill. */
-const SLOTS_MAX = 256;
+export const SLOTS_MAX = 256;
 
 export class RxScratch {
   readonly copies: CopyBatch;
   readonly sent: FrameBatch;
+  /** What of a batch goes to this queue where there are several, and which frames of it those are. */
+  readonly share: FrameBatch;
+  readonly shareIndices = new Uint16Array(SLOTS_MAX);
   /** Requests as they were on the ring, and then their responses, two words each. */
   readonly words = new Uint32Array(SLOTS_MAX * 2);
   /** What each slot is answered with: a piece of a frame, or an extra. */
@@ -31,5 +34,6 @@ export class RxScratch {
   constructor(memory: LocalMemory) {
     this.copies = new CopyBatch(memory, SLOTS_MAX);
     this.sent = new FrameBatch(memory.bytes, SLOTS_MAX);
+    this.share = new FrameBatch(memory.bytes, SLOTS_MAX);
   }
 }

@@ -1,7 +1,7 @@
 /**
- * The common case of a TX ring by itself: requests that are a frame each, without extras, fragments
- * or anything to be completed, and with the same flags. They become a batch in one pass that knows nothing else. It judges
- * no request: where one is not plain it stops, and TxParser says what that one is.
+ * The common case of a TX ring by itself: requests that are a frame each, without extras or fragments,
+ * and with the same flags. They become a batch in one pass that knows nothing else. It judges no
+ * request: where one is not plain it stops, and TxParser says what that one is.
  */
 import {
   TX_CSUM_BLANK,
@@ -9,16 +9,19 @@ import {
   TX_EXTRA_INFO,
   TX_MORE_DATA,
 } from '../../ring/netif-tx.js';
+import { canComplete } from '../../wire/checksum-offload.js';
 import { PAGE_SIZE } from '../../xen/xen.js';
 import {
+  CHECKSUM_BLANK,
   DATA_VALIDATED,
   DIRECTION_FROM_GUEST,
   FRAME_BYTES_MIN,
+  type FrameBatch,
   writeRunHeader,
 } from '../frame-batch.js';
 import type { TxScratch } from './tx-scratch.js';
 
-const NOT_PLAIN = TX_CSUM_BLANK | TX_MORE_DATA | TX_EXTRA_INFO;
+const NOT_PLAIN = TX_MORE_DATA | TX_EXTRA_INFO;
 /** Fewer plain requests than this in front of another are not worth a batch of their own. */
 const PLAIN_MIN = 32;
 /** What is copied at once should still be in the cache when it is copied on. */
@@ -41,38 +44,50 @@ export function parsePlain(
   const { bytes, flags, lengths, offsets } = batch;
   const end = staging.offset + PLAIN_BYTES_MAX - PLACE_BYTES_MAX;
   const firstFlags = (requests[first * 3 + 1] as number) >>> 16;
+  if ((firstFlags & NOT_PLAIN) !== 0) return 0;
+  const until = pending * 3;
   let place = staging.offset;
   let totalBytes = 0;
   let count = 0;
-  copies.clear();
-  for (let word = first * 3; word < pending * 3 && place <= end; word += 3) {
+  for (let word = first * 3; word < until && place <= end; word += 3) {
     const offsetAndFlags = requests[word + 1] as number;
     const size = (requests[word + 2] as number) >>> 16;
-    const offset = offsetAndFlags & 0xffff;
-    const wireFlags = offsetAndFlags >>> 16;
-    if (
-      (wireFlags & NOT_PLAIN) !== 0 ||
-      wireFlags !== firstFlags ||
-      size < FRAME_BYTES_MIN ||
-      offset + size > PAGE_SIZE
-    ) {
+    // Other flags, too short, or past the page: each leaves a bit.
+    const isOther =
+      ((offsetAndFlags >>> 16) ^ firstFlags) |
+      ((size - FRAME_BYTES_MIN) >> 31) |
+      ((PAGE_SIZE - size - (offsetAndFlags & 0xffff)) >> 31);
+    if (isOther !== 0) {
       if (count < PLAIN_MIN) return 0;
       break;
     }
     const start = writeRunHeader(bytes, place, size);
-    copies.fromGrant(domid, requests[word] as number, offset, start, size);
     offsets[count] = start;
     lengths[count] = size;
     totalBytes += size;
     place = start + size;
     count += 1;
   }
-  const isValidated = (firstFlags & TX_DATA_VALIDATED) !== 0;
-  flags.fill(DIRECTION_FROM_GUEST | (isValidated ? DATA_VALIDATED : 0), 0, count);
+  copies.clear();
+  copies.fromGrants(domid, requests, first * 3, 3, offsets, lengths, count);
+  let metadata = DIRECTION_FROM_GUEST;
+  if ((firstFlags & TX_CSUM_BLANK) !== 0) metadata |= CHECKSUM_BLANK | DATA_VALIDATED;
+  if ((firstFlags & TX_DATA_VALIDATED) !== 0) metadata |= DATA_VALIDATED;
+  flags.fill(metadata, 0, count);
   batch.count = count;
   batch.totalBytes = totalBytes;
   batch.isRun = true;
   return count;
+}
+
+/** Whether each frame that has arrived is what the flags of the batch say of its checksum. */
+export function areFlagsTrue(batch: FrameBatch): boolean {
+  if ((batch.flag(0) & CHECKSUM_BLANK) === 0) return true;
+  const { bytes, count, lengths, offsets } = batch;
+  for (let index = 0; index < count; index += 1) {
+    if (!canComplete(bytes, offsets[index] as number, lengths[index] as number)) return false;
+  }
+  return true;
 }
 
 /**

@@ -25,7 +25,7 @@ import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import { finishTxAnswers } from './answer-recovery.js';
 import { EXTRA_SLOT, NO_FRAME, TxParser, type TxParserOptions } from './tx-parser.js';
-import { answerPlain, blankPlain, parsePlain } from './tx-plain.js';
+import { answerPlain, areFlagsTrue, blankPlain, parsePlain } from './tx-plain.js';
 import type { TxScratch } from './tx-scratch.js';
 
 /** What a queue shares with the others of its vif. */
@@ -105,8 +105,8 @@ export class TxQueue {
   }
 
   /**
-   * Takes a batch that is plain, and hands it on without a further look where all copies went well;
-   * 0 where it is not plain.
+   * Takes a batch that is plain, and hands it on at once where all copies went well and the flags are
+   * true; 0 where it is not plain.
    */
   #consumePlain(first: number, pending: number, notify: () => void): number {
     const { bucket, deliver, domid, isDown } = this.#options;
@@ -116,7 +116,7 @@ export class TxQueue {
     if (count === 0) return 0;
     this.#copyPlain();
     const { batch, copies } = scratch;
-    if (!copies.allOkay) {
+    if (!copies.allOkay || !areFlagsTrue(batch)) {
       this.#parser.takePlain(first, count);
       this.#handOn();
       this.#answer(notify);

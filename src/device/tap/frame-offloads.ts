@@ -59,7 +59,7 @@ export class FrameOffloads {
     if (gsoType !== 0 && !isSegmentable(gsoType, gsoSize, layout)) return 'GSO_INVALID';
     blankChecksum(bytes, offset, batch.length(index));
     // Whoever sends segments in one without saying that each needs a checksum is taken to say it.
-    batch.flags[index] = flags | CHECKSUM_BLANK;
+    batch.setFlag(index, flags | CHECKSUM_BLANK);
     const { transportOffset } = layout;
     header.setBlankChecksum(transportOffset - offset, checksumField(layout) - transportOffset);
     if (gsoType === 0) return undefined;

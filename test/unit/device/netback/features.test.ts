@@ -3,11 +3,13 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
   CHECKSUM_BLANK,
   DATA_VALIDATED,
+  DIRECTION_FROM_GUEST,
   FrameBatch,
   GSO_SIZE_SHIFT,
   GSO_TYPE_SHIFT,
 } from '../../../../src/device/frame-batch.js';
-import type { HostileGuest } from '../../../hostile/guest.js';
+import { WriteOutcome } from '../../../../src/device/network.js';
+import type { HostileGuest, HostileQueue as Queue } from '../../../hostile/guest.js';
 import { Scene } from '../../../hostile/scene.js';
 import {
   CSUM_BLANK,
@@ -51,6 +53,24 @@ function write(frame: Uint8Array, flags = 0): number {
   const accepted = scene.device.writeBatch(batch);
   region.free();
   return accepted;
+}
+
+/** Writes frames as one batch; returns what became of each. */
+function writeAll(frames: readonly Uint8Array[], flags: number): number[] {
+  const { memory } = scene.machine.xen;
+  const region = memory.allocate(frames.reduce((sum, { length }) => sum + length, 0));
+  const batch = new FrameBatch(memory.bytes, frames.length);
+  let place = region.offset;
+  for (const frame of frames) {
+    memory.bytes.set(frame, place);
+    batch.add(place, frame.length, flags);
+    place += frame.length;
+  }
+  const outcomes = new Uint8Array(frames.length);
+  const accepted = scene.device.writeBatch(batch, outcomes);
+  expect(outcomes.filter((outcome) => outcome === WriteOutcome.accepted)).toHaveLength(accepted);
+  region.free();
+  return [...outcomes];
 }
 
 /** Posts `count` buffers on a queue; returns a function that reads back what lies in one. */
@@ -155,6 +175,43 @@ describe('offloads from the guest', () => {
     expect(scene.dropped('tx', 'CHECKSUM_OFFSET_INVALID')).toBe(1);
     expect(scene.taken).toEqual([]);
   });
+
+  /** Sends 40 frames with blank checksums, of which some have no place for one. */
+  async function sendBlank(isBad: (id: number) => boolean) {
+    const runs: number[] = [];
+    scene.device.listenBatch(({ count, isRun }) => runs.push(isRun ? count : 0));
+    const frames = Array.from({ length: 40 }, (_, id) =>
+      isBad(id) ? randomBytes(60) : blankTcpFrame({ payload: randomBytes(10 + id) }),
+    );
+    guest.queue.send(
+      frames.map((frame, id) => {
+        const { ref } = guest.page(frame);
+        return txRequest({ gref: ref, size: frame.length, flags: CSUM_BLANK, id });
+      }),
+    );
+    const answers = await guest.queue.answers(40);
+    expect(answers).toEqual(
+      frames.map((_, id) => ({ id, status: isBad(id) ? DROPPED : OKAY, rest: [0, 0] })),
+    );
+    const good = frames.filter((_, id) => !isBad(id));
+    expect(scene.taken.map(({ bytes }) => Buffer.from(bytes))).toEqual(
+      good.map((frame) => Buffer.from(frame)),
+    );
+    const flags = CHECKSUM_BLANK | DATA_VALIDATED | DIRECTION_FROM_GUEST;
+    expect(new Set(scene.taken.map((taken) => taken.flags))).toEqual(new Set([flags]));
+    return runs;
+  }
+
+  test('many frames with blank checksums come as one run', async () => {
+    await open();
+    expect(await sendBlank(() => false)).toEqual([40]);
+  });
+
+  test('of many frames with blank checksums, those without a place for one are dropped', async () => {
+    await open();
+    expect(await sendBlank((id) => id === 7 || id === 39)).toEqual([0]);
+    expect(scene.dropped('tx', 'CHECKSUM_OFFSET_INVALID')).toBe(2);
+  });
 });
 
 describe('several queues', () => {
@@ -180,6 +237,49 @@ describe('several queues', () => {
     const counted = scene.device.metrics.queues.map(({ rx }) => rx.packets);
     expect(counted.reduce((sum, count) => sum + count, 0)).toBe(192);
     expect(counted.every((count) => count > 0)).toBe(true);
+  });
+
+  test('many flows at once: each queue has its share in order, and one does not wait for another', async () => {
+    await open({ handshake: { queues: 4, split: true } });
+    const frames = Array.from({ length: 160 }, (_, index) =>
+      blankTcpFrame({ payload: randomBytes(20), sourcePort: 1 + (index % 64) }),
+    );
+    // Queue 3 has no buffers for now, and queue 2 has a bad one.
+    const [first, second, third, fourth] = guest.queues as [Queue, Queue, Queue, Queue];
+    const reads = [post(200, first), post(200, second)];
+    const pages = Array.from({ length: 200 }, () => guest.page());
+    third.post(pages.map(({ ref }, id) => (id === 3 ? 0xffff : ref)));
+    reads.push((id, length) => (pages[id]?.page.bytes ?? new Uint8Array()).slice(0, length));
+    expect(writeAll(frames, CHECKSUM_BLANK | DATA_VALIDATED)).toEqual(frames.map(() => 1));
+    const answered = () => [first, second, third].reduce((sum, { rx }) => sum + rx.answered, 0);
+    await until('those with buffers are in', () => answered() > 0);
+    const withBuffers = answered();
+    expect(fourth.rx.answered).toBe(0);
+    reads.push(post(200, fourth));
+    await until('all are in', () => answered() + fourth.rx.answered === frames.length);
+    expect(answered()).toBe(withBuffers);
+    const ofFlows = new Map<number, number>();
+    let bad = 0;
+    for (const [number, queue] of guest.queues.entries()) {
+      let last = -1;
+      for (const { flags, id, status } of queue.takeRx()) {
+        if (status < 0) {
+          expect([number, id]).toEqual([2, 3]);
+          bad += 1;
+          continue;
+        }
+        expect(flags).toBe(RX_CSUM_BLANK | RX_DATA_VALIDATED);
+        const bytes = Buffer.from(reads[number]?.(id, status) ?? []);
+        const index = frames.findIndex((frame) => bytes.equals(frame));
+        expect(index).toBeGreaterThan(last);
+        last = index;
+        expect(ofFlows.get(index % 64) ?? number).toBe(number);
+        ofFlows.set(index % 64, number);
+      }
+    }
+    expect(bad).toBe(1);
+    expect(ofFlows.size).toBe(64);
+    expect(new Set(ofFlows.values()).size).toBe(4);
   });
 
   test('frames come in from every queue, each counted where it came', async () => {
