@@ -1,9 +1,10 @@
-/** What all vifs of a daemon share: Xen, the scratch memory of the frame path, and its log. */
+/** What all vifs of a daemon share: Xen, the scratch memory of the frame path, its turns, and its log. */
 import type { Logger } from 'pino';
 import { Segmenter } from '../../wire/segmentation.js';
 import type { LocalRegion } from '../../xen/local-memory.js';
 import type { Xen } from '../../xen/xen.js';
 import { RxScratch } from './rx-scratch.js';
+import { Turns } from './turns.js';
 import { TxScratch } from './tx-scratch.js';
 
 /** Room for the segments of any one frame: 1024 of 64 bytes, each with 512 bytes of headers. */
@@ -14,6 +15,7 @@ export class NetbackContext {
   readonly logger: Logger;
   readonly queuesMax: number;
   readonly tx: TxScratch;
+  readonly turns = new Turns();
   readonly segmenter = new Segmenter();
   /** Where the segments of one frame lie until they are in the guest's buffers. */
   readonly segments: LocalRegion;

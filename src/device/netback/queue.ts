@@ -40,7 +40,11 @@ export class Queue {
   /** The same channel as TX unless the frontend has split them. */
   readonly #rxChannel: PatientChannel;
   readonly #notifyTx: () => void;
-  #immediate: NodeJS.Immediate | undefined;
+  readonly #onTurn: () => void;
+  readonly #onBuffersTurn: () => void;
+  /** A turn that will be taken: others need not be asked for. */
+  #isTurnDue = false;
+  #areBuffersDue = false;
   #throttle: NodeJS.Timeout | undefined;
   #open = true;
 
@@ -90,6 +94,8 @@ export class Queue {
       throw error;
     }
     this.#notifyTx = () => this.#notify(this.#txChannel);
+    this.#onTurn = () => this.#turn();
+    this.#onBuffersTurn = () => this.#onBuffers();
   }
 
   /** Requests on the TX ring that wait to be taken. */
@@ -112,10 +118,10 @@ export class Queue {
    * daemon before us was told of.
    */
   kick(): void {
-    this.#immediate ??= setImmediate(() => {
-      this.#turn();
-      this.#onBuffers();
-    });
+    this.#goOn();
+    if (this.#areBuffersDue) return;
+    this.#areBuffersDue = true;
+    this.#context.turns.takeLater(this.#onBuffersTurn);
   }
 
   /**
@@ -153,7 +159,6 @@ export class Queue {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    if (this.#immediate !== undefined) clearImmediate(this.#immediate);
     clearTimeout(this.#throttle);
     this.rx.close();
     if (this.#rxChannel !== this.#txChannel) this.#rxChannel.close();
@@ -177,16 +182,32 @@ export class Queue {
 
   #onTxEvent(): void {
     this.#metrics.eventsReceived += 1;
-    if (this.#immediate === undefined) this.#turn();
+    this.#askForTurn();
   }
 
   #onRxEvent(): void {
     this.#metrics.eventsReceived += 1;
-    this.#onBuffers();
+    if (this.#areBuffersDue) return;
+    this.#areBuffersDue = true;
+    this.#context.turns.take(this.#onBuffersTurn);
+  }
+
+  #askForTurn(): void {
+    if (this.#isTurnDue) return;
+    this.#isTurnDue = true;
+    this.#context.turns.take(this.#onTurn);
+  }
+
+  /** Has the next turn taken when all others had theirs. */
+  #goOn(): void {
+    if (this.#isTurnDue) return;
+    this.#isTurnDue = true;
+    this.#context.turns.takeLater(this.#onTurn);
   }
 
   /** Sends what waits for the guest, now that it may have posted buffers. */
   #onBuffers(): void {
+    this.#areBuffersDue = false;
     if (!this.#open || !this.#context.running) return;
     try {
       const flushed = this.rx.flush();
@@ -202,7 +223,7 @@ export class Queue {
    * is heard once; it is unmasked when the ring is empty after the guest was told to shout again.
    */
   #turn(): void {
-    this.#immediate = undefined;
+    this.#isTurnDue = false;
     if (!this.#open || !this.#context.running) return;
     try {
       let worked = false;
@@ -223,7 +244,7 @@ export class Queue {
           return;
         }
       }
-      this.kick();
+      this.#goOn();
     } catch (error) {
       this.#fault(error);
     }
@@ -237,7 +258,7 @@ export class Queue {
     if (waitMs === 0) return false;
     this.#throttle = setTimeout(() => {
       this.#throttle = undefined;
-      if (this.#immediate === undefined) this.#turn();
+      this.#askForTurn();
     }, Math.ceil(waitMs));
     // Nobody needs to tell us of what is held back; but of new RX buffers, on the same channel.
     if (this.#rxChannel === this.#txChannel) this.#txChannel.unmask(worked);
