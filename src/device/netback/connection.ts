@@ -28,6 +28,7 @@ import type { TokenBucket } from '../token-bucket.js';
 import type { NetbackContext } from './context.js';
 import { ControlRing } from './control-ring.js';
 import { FlowSteering } from './flow-steering.js';
+import type { GuestWishes, HashWish } from './guest-wishes.js';
 import type { FrontendParameters, NetbackFeatures } from './handshake.js';
 import { MulticastFilter } from './multicast-filter.js';
 import { Queue } from './queue.js';
@@ -42,6 +43,8 @@ export interface ConnectionHooks {
   readonly bucket: () => TokenBucket | undefined;
   /** Whether the link is down: no frame passes, either way. */
   readonly isDown: () => boolean;
+  /** The guest wishes something that a next daemon has to know. */
+  readonly wished: () => void;
   /** The rings make no sense, or Xen failed us: the connection must be closed. */
   readonly fault: (error: unknown) => void;
 }
@@ -51,6 +54,8 @@ export interface ConnectionOptions {
   readonly parameters: FrontendParameters;
   /** A daemon before us made the connection. */
   readonly adopted: boolean;
+  /** What the guest asked that daemon for. */
+  readonly wishes: GuestWishes | undefined;
   readonly metrics: DeviceMetrics;
   readonly hooks: ConnectionHooks;
 }
@@ -73,14 +78,15 @@ export class Connection {
 
   /** @throws GrantError, EventChannelError, ProtocolError; nothing is left behind then. */
   constructor(context: NetbackContext, options: ConnectionOptions) {
-    const { adopted, domid, hooks, metrics, parameters } = options;
+    const { adopted, domid, hooks, metrics, parameters, wishes } = options;
     const { features } = parameters;
     this.features = features;
     this.#context = context;
     this.#metrics = metrics;
     this.#hooks = hooks;
-    this.#multicast = new MulticastFilter(features.multicastControl, adopted);
+    this.#multicast = new MulticastFilter(features.multicastControl, adopted, wishes?.multicast);
     this.#steering = new FlowSteering(parameters.queues.length);
+    if (wishes?.hash !== undefined) this.#steering.restore(wishes.hash);
     this.#takesBlank = features.ipv4Checksum && features.ipv6Checksum;
     const queues: Queue[] = [];
     try {
@@ -105,7 +111,10 @@ export class Connection {
       if (control !== undefined) {
         const { ref, port } = control;
         const { xen } = context;
-        this.#control = new ControlRing(xen, domid, ref, port, this.#steering, hooks.fault);
+        this.#control = new ControlRing(xen, domid, ref, port, this.#steering, {
+          steered: hooks.wished,
+          fault: hooks.fault,
+        });
       }
     } catch (error) {
       for (const queue of queues) queue.close();
@@ -177,6 +186,16 @@ export class Connection {
   /** The guest has changed its mind about multicast filtering. */
   filterMulticast(enabled: boolean): void {
     this.#multicast.enabled = enabled;
+  }
+
+  /** How the guest wants its frames hashed. */
+  get hashWish(): HashWish | undefined {
+    return this.#steering.keep();
+  }
+
+  /** Which multicast it wants, where all of that is known. */
+  get multicastWish(): readonly number[] | undefined {
+    return this.#multicast.keep();
   }
 
   /** Looks at all rings without waiting for an event. */

@@ -32,6 +32,13 @@ import { type FlowSteering, HASH_MAPPING_MAX } from './flow-steering.js';
 /** Requests that one turn takes: a ring of them. */
 const REQUESTS_PER_TURN = 128;
 
+export interface ControlHooks {
+  /** The guest has asked for something that may be other than before. */
+  readonly steered: () => void;
+  /** The ring makes no sense. */
+  readonly fault: (error: unknown) => void;
+}
+
 export class ControlRing {
   readonly #xen: Xen;
   readonly #domid: number;
@@ -39,7 +46,7 @@ export class ControlRing {
   readonly #page: MappedPage;
   readonly #ring: BackRing;
   readonly #channel: EventChannel;
-  readonly #fault: (error: unknown) => void;
+  readonly #hooks: ControlHooks;
   readonly #request: CtrlRequest = { id: 0, type: 0, data0: 0, data1: 0, data2: 0 };
   #responseData = 0;
   #immediate: NodeJS.Immediate | undefined;
@@ -52,12 +59,12 @@ export class ControlRing {
     ref: number,
     port: number,
     steering: FlowSteering,
-    fault: (error: unknown) => void,
+    hooks: ControlHooks,
   ) {
     this.#xen = xen;
     this.#domid = domid;
     this.#steering = steering;
-    this.#fault = fault;
+    this.#hooks = hooks;
     this.#page = xen.grants.map(domid, ref, 'write');
     try {
       this.#ring = new BackRing(this.#page.page, CTRL_SLOT_BYTES);
@@ -97,7 +104,7 @@ export class ControlRing {
         this.#onEvent();
       }
     } catch (error) {
-      this.#fault(error);
+      this.#hooks.fault(error);
     }
   }
 
@@ -118,6 +125,7 @@ export class ControlRing {
       ring.rspProd = (ring.rspProd + 1) >>> 0;
     }
     if (ring.pushResponses(oldRspProd)) this.#channel.notify();
+    this.#hooks.steered();
     return count;
   }
 

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { DisconnectedError } from '../../errors.js';
+import { CoalescedTask } from '../coalesced-task.js';
 import type { FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics, statsOf } from '../metrics.js';
 import { type BatchListener, type NetworkStats, WriteOutcome } from '../network.js';
@@ -12,6 +13,7 @@ import { writeStaged } from '../single-frame.js';
 import { RateBucket } from '../token-bucket.js';
 import { Connection } from './connection.js';
 import type { NetbackContext } from './context.js';
+import { type GuestWishes, keepWishes } from './guest-wishes.js';
 import {
   type FrontendParameters,
   type NetbackFeatures,
@@ -49,7 +51,15 @@ export class NetbackDevice extends NetworkBase {
       }
     }
   };
+  readonly #keepingWishes = new CoalescedTask(
+    () => this.#keepWishes(false),
+    (error) => this.#context.logger.warn({ vif: this.name, error }, 'could not keep a wish'),
+  );
   #connection: Connection | undefined;
+  /** Of the connection that there is, or was last. */
+  #parameters: FrontendParameters | undefined;
+  /** XenStore has wishes of this connection. Most guests have none, and need no look. */
+  #areWishesKept = false;
   #bucket: RateBucket | undefined;
   #isGivenUp = false;
 
@@ -66,7 +76,7 @@ export class NetbackDevice extends NetworkBase {
     this.handle = handle;
     this.paths = vifPaths(context.xen.domid, domid, handle);
     this.#lifecycle = new VifLifecycle(context, this.name, this.paths, {
-      connect: (parameters, adopted) => this.#connect(parameters, adopted),
+      connect: (parameters, adopted, wishes) => this.#connect(parameters, adopted, wishes),
       disconnect: () => this.#disconnect(),
       isConnected: () => this.#connection !== undefined,
       configured: (configuration) => this.#limitRate(configuration.rate),
@@ -154,6 +164,11 @@ export class NetbackDevice extends NetworkBase {
    * a guest that is connected stays so, and the next daemon goes on where this one ended.
    */
   async release(): Promise<void> {
+    this.#keepingWishes.stop();
+    await this.#keepingWishes.settled();
+    await this.#keepWishes(true).catch((error: unknown) => {
+      this.#context.logger.warn({ vif: this.name, error }, 'could not keep what the guest wishes');
+    });
     await this.#lifecycle.release();
     this.endListening();
   }
@@ -229,23 +244,44 @@ export class NetbackDevice extends NetworkBase {
     return true;
   }
 
-  #connect(parameters: FrontendParameters, adopted: boolean): void {
+  #connect(
+    parameters: FrontendParameters,
+    adopted: boolean,
+    wishes: GuestWishes | undefined,
+  ): void {
     const connection = new Connection(this.#context, {
       domid: this.domid,
       parameters,
       adopted,
+      wishes,
       metrics: this.metrics,
       hooks: {
         fromGuest: (batch) => this.#fromGuest(batch),
         toGuest: () => (this.#observers.size > 0 ? this.#observe : undefined),
         bucket: () => this.#bucket,
         isDown: () => !this.configuration.carrier,
+        wished: () => this.#keepingWishes.request(),
         fault: (error) => this.#lifecycle.fail(error),
       },
     });
     this.#connection = connection;
+    this.#parameters = parameters;
+    this.#areWishesKept = wishes?.hash !== undefined;
     if (adopted) connection.wakeGuest();
     connection.kick();
+  }
+
+  /** `isLast`: nothing that the guest asks for from now on is taken before the next daemon does. */
+  async #keepWishes(isLast: boolean): Promise<void> {
+    const connection = this.#connection;
+    if (connection === undefined || this.#parameters === undefined) return;
+    const { hashWish: hash, multicastWish } = connection;
+    const multicast = isLast && multicastWish !== undefined ? [...multicastWish] : undefined;
+    const wishes = { hash, multicast };
+    const isEmpty = hash === undefined && multicast === undefined;
+    if (isEmpty && !this.#areWishesKept) return;
+    this.#areWishesKept = !isEmpty;
+    await keepWishes(this.#context.xen.store, this.paths, this.#parameters, wishes);
   }
 
   #disconnect(): void {

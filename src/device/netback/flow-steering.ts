@@ -6,6 +6,7 @@
 import { HASH_ALGORITHM_NONE, HASH_ALGORITHM_TOEPLITZ } from '../../ring/netif-ctrl.js';
 import { flowHash } from '../../wire/flow-hash.js';
 import { HASH_TYPES, type NetifHash, netifHash, ToeplitzKey } from '../../wire/toeplitz.js';
+import type { HashWish } from './guest-wishes.js';
 
 /** The largest mapping from hash values to queues: as many entries as Linux's netback keeps. */
 export const HASH_MAPPING_MAX = 128;
@@ -16,7 +17,8 @@ export class FlowSteering {
   /** Of the frame that `choose` looked at last; type 0 when the guest's hashing did not apply. */
   readonly hash: NetifHash = { hash: 0, type: 0 };
   #types = 0;
-  #key = new ToeplitzKey(new Uint8Array(0));
+  #keyBytes = new Uint8Array(0);
+  #key = new ToeplitzKey(this.#keyBytes);
   #mappingSize = 0;
   readonly #mapping = new Uint32Array(HASH_MAPPING_MAX);
 
@@ -42,6 +44,26 @@ export class FlowSteering {
     return this.#mapping[hash.hash % this.#mappingSize] as number;
   }
 
+  /** What the next daemon is to know; undefined where the guest has asked for nothing. */
+  keep(): HashWish | undefined {
+    if (this.algorithm === HASH_ALGORITHM_NONE) return undefined;
+    return {
+      algorithm: this.algorithm,
+      types: this.#types,
+      key: Buffer.from(this.#keyBytes).toString('hex'),
+      mapping: [...this.#mapping.subarray(0, this.#mappingSize)],
+    };
+  }
+
+  /** Does again what the guest has asked a daemon before us for. */
+  restore({ algorithm, key, mapping, types }: HashWish): void {
+    this.setAlgorithm(algorithm);
+    this.setTypes(types);
+    this.setKey(Buffer.from(key, 'hex'));
+    this.setMappingSize(mapping.length);
+    this.setMapping(0, Uint32Array.from(mapping));
+  }
+
   /** Sets the algorithm; false when it is none that we know. */
   setAlgorithm(algorithm: number): boolean {
     if (algorithm !== HASH_ALGORITHM_NONE && algorithm !== HASH_ALGORITHM_TOEPLITZ) return false;
@@ -58,7 +80,8 @@ export class FlowSteering {
 
   /** Takes a copy of `key`, of HASH_KEY_BYTES_MAX bytes at most. */
   setKey(key: Uint8Array): void {
-    this.#key = new ToeplitzKey(key.slice());
+    this.#keyBytes = key.slice();
+    this.#key = new ToeplitzKey(this.#keyBytes);
   }
 
   /** Makes a mapping of `size` entries, all 0; without entries queues are taken by modulo. */

@@ -10,6 +10,7 @@ import { nextBackendState, XenbusState, xenbusStateName } from '../../xen/xenbus
 import { CoalescedTask } from '../coalesced-task.js';
 import { LogLimit } from '../log-limit.js';
 import type { NetbackContext } from './context.js';
+import { type GuestWishes, takeWishes } from './guest-wishes.js';
 import {
   advertise,
   checkFrontendLink,
@@ -31,10 +32,15 @@ const LOOK_RETRY_MS = 50;
 
 export interface LifecycleHooks {
   /**
-   * Connects to the rings. `adopted`: a daemon before us was connected to them already.
+   * Connects to the rings. `adopted`: a daemon before us was connected to them already, and `wishes` is
+   * what the guest asked it for.
    * @throws XenvifError; nothing is left behind then.
    */
-  readonly connect: (parameters: FrontendParameters, adopted: boolean) => void;
+  readonly connect: (
+    parameters: FrontendParameters,
+    adopted: boolean,
+    wishes: GuestWishes | undefined,
+  ) => void;
   /** Gives the rings up, if there are any. */
   readonly disconnect: () => void;
   readonly isConnected: () => boolean;
@@ -258,8 +264,9 @@ export class VifLifecycle {
       const parameters = await xen.store.transaction((transaction) =>
         readFrontend(transaction, this.#paths.frontend, queuesMax),
       );
+      const wishes = await takeWishes(xen.store, this.#paths, parameters, adopted);
       if (this.#stopped) return false;
-      this.#hooks.connect(parameters, adopted);
+      this.#hooks.connect(parameters, adopted, wishes);
       this.status = { ...this.status, connects: this.status.connects + 1 };
       this.#log.line((suppressed) =>
         logger.info({ vif: this.#name, adopted, suppressed, ...parameters }, 'connected'),

@@ -16,9 +16,17 @@ export class MulticastFilter {
   readonly #incomplete: boolean;
   readonly #addresses = new Set<number>();
 
-  constructor(enabled: boolean, incomplete: boolean) {
+  /** `adopted`: a daemon before us had the list; `kept` is what it left of it. */
+  constructor(enabled: boolean, adopted: boolean, kept?: readonly number[]) {
     this.enabled = enabled;
-    this.#incomplete = incomplete;
+    this.#incomplete = adopted && kept === undefined;
+    for (const address of kept ?? []) this.#addresses.add(address);
+  }
+
+  /** What the next daemon is to know; undefined where there is nothing, or not all of it is known. */
+  keep(): number[] | undefined {
+    if (this.#incomplete || !(this.enabled || this.#addresses.size > 0)) return undefined;
+    return [...this.#addresses];
   }
 
   /** Adds an address; false when the list is full. */

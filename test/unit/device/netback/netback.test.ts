@@ -4,6 +4,13 @@ import type { NetbackDevice } from '../../../../src/device/netback/device.js';
 import { Netback } from '../../../../src/device/netback/index.js';
 import { XenbusState } from '../../../../src/xen/xenbus.js';
 import { HostileGuest } from '../../../hostile/guest.js';
+import {
+  controlRequest,
+  EXTRA_INFO,
+  EXTRA_MCAST_ADD,
+  extra,
+  txRequest,
+} from '../../../hostile/slots.js';
 import { Hub } from '../../../support/hub.js';
 import { Machine, silent, until } from '../../../support/machine.js';
 
@@ -247,6 +254,55 @@ describe('lifecycles', () => {
     expect(drops).toEqual([{ stage: 'rx-queue', cause: 'DISCONNECTED', packets: 1 }]);
     machine.netback = new Netback(machine.xen, silent);
     await machine.netback.start();
+    await guest.end();
+  });
+
+  test('what a guest asked for through its rings holds for the next backend, and for no other guest', async () => {
+    const domain = await machine.hypervisor.createDomain();
+    const guest = new HostileGuest(domain, await domain.open({ localMemoryBytes: 65536 }));
+    await machine.plug(domain.domid);
+    const backend = `/local/domain/0/backend/vif/${domain.domid}/0`;
+    const isIn = (state: number) => () => backendOf(domain.domid).status.backendState === state;
+    const shake = async () => {
+      await until('the backend waits', isIn(XenbusState.initWait));
+      const nodes = { 'request-multicast-control': '1' };
+      await guest.shake({ queues: 2, control: true, nodes });
+      await until('connected', isIn(XenbusState.connected));
+    };
+    await until('it is there', () => machine.netback.get(domain.domid, 0) !== undefined);
+    await shake();
+    const mapping = guest.page(Uint8Array.of(1, 0, 0, 0, 1, 0, 0, 0));
+    const requests = [
+      controlRequest(1, 7, [1]),
+      controlRequest(2, 2, [3]),
+      controlRequest(3, 5, [2]),
+      controlRequest(4, 6, [mapping.ref, 2, 0]),
+    ];
+    expect((await guest.ask(requests)).map(({ status }) => status)).toEqual([0, 0, 0, 0]);
+    const add = extra(EXTRA_MCAST_ADD, 0, [1, 0, 0x5e, 1, 2, 3]);
+    guest.queue.send([txRequest({ flags: EXTRA_INFO, id: 5 }), add]);
+    await guest.queue.answers(2);
+
+    const wishes = () => {
+      const { connection } = backendOf(domain.domid);
+      return { hash: connection?.hashWish, multicast: connection?.multicastWish };
+    };
+    const asked = wishes();
+    expect(asked.hash).toEqual({ algorithm: 1, types: 3, key: '', mapping: [1, 1] });
+    expect(asked.multicast).toEqual([0x0100_5e01_0203]);
+    await machine.restartBackend();
+    expect(wishes()).toEqual(asked);
+    // Whoever is killed from here on leaves no list that the guest may have added to since.
+    const kept = JSON.parse(await machine.xen.store.read(`${backend}/xenvif/wishes`));
+    expect(kept).toEqual({ ring: expect.any(Number), hash: asked.hash });
+
+    await guest.setState('6');
+    await until('it closes', isIn(XenbusState.closed));
+    guest.forget();
+    await guest.setState('1');
+    await shake();
+    expect(wishes()).toEqual({ hash: undefined, multicast: [] });
+    expect(await machine.xen.store.readIfExists(`${backend}/xenvif/wishes`)).toBeUndefined();
     await guest.end();
   });
 
