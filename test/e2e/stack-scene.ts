@@ -21,6 +21,8 @@ export interface SceneOptions {
   readonly seed?: number;
   /** Where a capture goes. */
   readonly capture?: Writable;
+  /** Address and prefix of the stack; undefined: none yet. */
+  readonly cidr?: string | undefined;
   readonly stack?: StackOptions;
 }
 
@@ -63,7 +65,8 @@ export class StackScene {
       network = injector;
     }
     const link = new NetworkLink(network, { memory, mac: STACK_MAC, offloads });
-    const stack = Stack.connect(link, { cidr: `${STACK_IP}/24`, ...options.stack });
+    const cidr = 'cidr' in options ? options.cidr : `${STACK_IP}/24`;
+    const stack = Stack.connect(link, { cidr, ...options.stack });
     return new StackScene(space, stack, tap, injector, memory);
   }
 

@@ -1,5 +1,6 @@
 /** How the command fails: one line on stderr, and an exit code that scripts can tell apart. */
 import { XenvifClientError } from '@xenvif/client';
+import { StackError } from '@xenvif/client/stack';
 import { CommanderError } from 'commander';
 
 /** The exit codes of `xenvif`. */
@@ -52,6 +53,11 @@ export function describeFailure(
       .map(({ field, description }) => `\n  ${field}: ${description}`);
     return { exitCode: exitCodeOf(error), line: failureLine(error) + fields.join('') };
   }
+  if (error instanceof StackError) {
+    if (interrupted && error.code === 'ABORT_ERR') return { exitCode: ExitCode.interrupted };
+    const isUsage = STACK_USAGE_CODES.has(error.code);
+    return { exitCode: isUsage ? ExitCode.usage : ExitCode.failed, line: failureLine(error) };
+  }
   const message = error instanceof Error ? error.message : String(error);
   return { exitCode: ExitCode.failed, line: `xenvif: ${message}` };
 }
@@ -67,6 +73,8 @@ const LOCAL_USAGE_CODES: ReadonlySet<string> = new Set([
   'PORT_NAME_INVALID',
   'PORT_NOT_ALONE',
 ]);
+
+const STACK_USAGE_CODES: ReadonlySet<string> = new Set(['ADDRESS_INVALID', 'CIDR_INVALID']);
 
 function exitCodeOf(error: XenvifClientError): ExitCode {
   if (error.code === 'DAEMON_UNREACHABLE') return ExitCode.unreachable;

@@ -11,6 +11,7 @@ import { registerPort, registerTap, registerUplink } from './commands/ports.js';
 import { registerSet } from './commands/set.js';
 import { registerStats } from './commands/stats.js';
 import { registerSwitch } from './commands/switches.js';
+import { registerTraceroute } from './commands/traceroute.js';
 import { registerVchan } from './commands/vchan.js';
 import { registerGet, registerLs, registerRm } from './commands/vifs.js';
 import { registerWatch } from './commands/watch.js';
@@ -50,6 +51,7 @@ export function buildProgram(): Command {
     registerCapture,
     registerInject,
     registerPing,
+    registerTraceroute,
     registerSwitch,
     registerPort,
     registerTap,

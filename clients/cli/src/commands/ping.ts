@@ -1,17 +1,18 @@
 /** `xenvif ping`: asks a host on a guest's network, from a NIC of one's own and without privileges. */
-import { type AttachOptions, switchName } from '@xenvif/client';
-import { NicLink, type PingResult, Stack } from '@xenvif/client/stack';
+import type { PingResult, Stack } from '@xenvif/client/stack';
 import type { Command } from 'commander';
 import { CliError } from '../failure.js';
 import type { Output } from '../output.js';
 import { inSession, type Session } from '../session.js';
+import {
+  addSwitchHostOptions,
+  asSwitchHost,
+  SWITCH_HOST_HELP,
+  type SwitchHostOptions,
+} from '../switch-host.js';
 import { durationMs, wholeNumber } from '../units.js';
 
-interface PingCommandOptions {
-  readonly via: string;
-  readonly from?: string;
-  readonly gateway?: string;
-  readonly mac?: string;
+interface PingCommandOptions extends SwitchHostOptions {
   readonly count?: number;
   readonly interval: number;
   readonly timeout: number;
@@ -21,42 +22,37 @@ interface PingCommandOptions {
 /** What a packet has room for. */
 const BYTES_MAX = 65_507;
 
-const EXAMPLES = `
-Becomes a port of the switch for as long as it runs, with the address and prefix of --from, and sends
-echo requests (ICMP). The exit code is 1 unless something answered.
+const HELP = `${SWITCH_HOST_HELP}
+Sends echo requests (ICMP). The exit code is 1 unless something answered.
 
 Examples:
   xenvif ping 10.0.0.1 --via default --from 10.0.0.99/24
-  xenvif ping 10.0.0.1 --via lan --from 10.0.0.99/24 --count 3 --size 20000
+  xenvif ping 10.0.0.1 --via lan --count 3 --size 20000
   xenvif ping 192.0.2.1 --via lan --from 10.0.0.99/24 --gateway 10.0.0.254`;
 
 export function registerPing(program: Command): void {
-  program
+  const command = program
     .command('ping <host>')
-    .description('ask a host on a switch whether it is there')
-    .requiredOption('--via <switch>', 'the switch to be a port of')
-    .requiredOption('--from <cidr>', 'the address to ask from, with its prefix')
-    .option('--gateway <address>', 'the router for hosts elsewhere')
-    .option('--mac <mac>', 'the MAC address to have; one is made unless given')
+    .description('ask a host on a switch whether it is there');
+  addSwitchHostOptions(command)
     .option('-c, --count <count>', 'how many; without it, until Ctrl-C', wholeNumber(1, 1e9))
     .option('-i, --interval <duration>', 'from one to the next', durationMs, 1_000)
     .option('-W, --timeout <duration>', 'how long each is waited for', durationMs, 1_000)
     .option('-s, --size <bytes>', 'bytes of data', wholeNumber(0, BYTES_MAX), 56)
-    .addHelpText('after', EXAMPLES)
-    .action((host: string, options: PingCommandOptions, command: Command) =>
-      inSession(command, (session) => ping(session, host, options)),
+    .addHelpText('after', HELP)
+    .action((host: string, options: PingCommandOptions, self: Command) =>
+      inSession(self, (session) =>
+        asSwitchHost(session, options, (stack) => ping(session, stack, host, options)),
+      ),
     );
 }
 
-async function ping(session: Session, host: string, options: PingCommandOptions): Promise<void> {
-  const { client, out, notes, interrupt } = session;
-  const attaching: AttachOptions = { mac: options.mac, signal: interrupt };
-  await using nic = await client.attach(switchName(options.via), attaching);
-  await using stack = Stack.connect(new NicLink(nic), {
-    cidr: options.from,
-    gateway: options.gateway,
-    onConflict: (mac) => notes.line(`${mac} uses ${options.from}, too.`),
-  });
+async function ping(
+  { out, interrupt }: Session,
+  stack: Stack,
+  host: string,
+  options: PingCommandOptions,
+): Promise<void> {
   const { count, interval: intervalMs, timeout: timeoutMs, size: bytes } = options;
   const round = { count, intervalMs, timeoutMs, bytes, signal: interrupt };
   let [sent, answered] = [0, 0];

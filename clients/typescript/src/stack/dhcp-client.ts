@@ -225,6 +225,9 @@ export class DhcpClient {
       ipv4.setIp(formatAddress(granted.address));
     }
     ipv4.setGateways(granted.lease.gateways);
+    // The lease may have to be given back at once, when there is no time to ask where the server is.
+    const server = ipv4.output.route(granted.server);
+    if (server?.isKnown === false) ipv4.arp.refresh(server);
     this.#options.onLease?.(granted.lease);
   }
 
