@@ -103,21 +103,33 @@ export class RxFiller {
     const oldRspProd = ring.rspProd;
     const { domid, notify, observer } = this.#options;
     if (!fillPlain(ring, this.#log, this.#grants, this.#scratch, batch, domid)) return false;
-    this.#metrics.rx.count(batch.count, batch.totalBytes);
+    const isWhole = this.#scratch.copies.allOkay;
     const observe = observer();
-    if (observe !== undefined) {
+    if (isWhole && observe === undefined) {
+      this.#metrics.rx.count(batch.count, batch.totalBytes);
+    } else {
       const { sent } = this.#scratch;
-      sent.clear();
-      for (let index = 0; index < batch.count; index += 1) {
-        const flags = (batch.flag(index) & METADATA_MASK) | DIRECTION_TO_GUEST;
-        sent.add(batch.offset(index), batch.length(index), flags);
-      }
-      sent.isRun = batch.isRun;
-      sent.timeNs = frameTimeNs();
-      observe(sent);
+      this.#gatherSent(batch);
+      sent.isRun = isWhole && batch.isRun;
+      this.#metrics.rx.count(sent.count, sent.totalBytes);
+      const failed = batch.count - sent.count;
+      if (failed > 0) this.#metrics.rx.drop('rx-ring', 'BAD_GRANT', failed);
+      if (sent.count > 0) observe?.(sent);
     }
     if (ring.pushResponses(oldRspProd)) notify();
     return true;
+  }
+
+  /** Makes `sent` of what of a plain batch is in the guest's buffers. */
+  #gatherSent(batch: FrameBatch): void {
+    const { copies, sent } = this.#scratch;
+    sent.clear();
+    sent.timeNs = frameTimeNs();
+    for (let index = 0; index < batch.count; index += 1) {
+      if (copies.status(index) !== GNTST_OKAY) continue;
+      const flags = (batch.flag(index) & METADATA_MASK) | DIRECTION_TO_GUEST;
+      sent.add(batch.offset(index), batch.length(index), flags);
+    }
   }
 
   /** Begins a batch. @throws ProtocolError when the ring makes no sense. */
