@@ -19,6 +19,7 @@ import {
   switching,
   vifToVif,
 } from './rows.js';
+import { connections, controlPlane, manyVifs, standing } from './scale-rows.js';
 import { iperfSelf, stackOverTap } from './stack-rows.js';
 import { vchan } from './vchan-rows.js';
 
@@ -67,6 +68,10 @@ function groups(place: Place): Group[] {
     neverReads(place),
     ...[64, 1514].map((size) => vifToVif(place, size)),
     ...[64, 1514].flatMap((size) => [1, 2, 3, 4].map((count) => switching(place, size, count))),
+    manyVifs(place),
+    controlPlane(place),
+    connections(place),
+    standing(place),
     vchan(place),
     iperfSelf(place),
     stackOverTap(place),
@@ -76,8 +81,9 @@ function groups(place: Place): Group[] {
 
 async function take(group: Group, rounds: number): Promise<Result> {
   const series = group.measures.map(({ name, unit }): Series => ({ name, unit, figures: [] }));
-  for (let round = 1; round <= rounds; round += 1) {
-    process.stderr.write(`${group.name}: round ${round} of ${rounds}\n`);
+  const last = Math.min(rounds, group.roundsMax ?? rounds);
+  for (let round = 1; round <= last; round += 1) {
+    process.stderr.write(`${group.name}: round ${round} of ${last}\n`);
     for (const [index, measure] of group.measures.entries()) {
       series[index]?.figures.push(await measure.run());
     }
@@ -108,8 +114,8 @@ function table(results: readonly Result[]): string {
   return lines.join('\n');
 }
 
-function ratioText({ atLeast, atMost, value }: Result['ratios'][number]): string {
-  const text = `${digits(value)} of it`;
+function ratioText({ atLeast, atMost, text: what, value }: Result['ratios'][number]): string {
+  const text = `${digits(value)} ${what}`;
   if (atLeast !== undefined) return `${text} (at least ${atLeast}: ${verdict(value >= atLeast)})`;
   if (atMost !== undefined) return `${text} (at most ${atMost}: ${verdict(value <= atMost)})`;
   return text;

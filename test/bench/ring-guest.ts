@@ -74,28 +74,35 @@ export class RingGuest {
   }
 
   /**
-   * Does a frontend's part of the handshake for interface 0 of `xen`'s domain. Its frames come from the
-   * station with the last byte `station` in its address, and go to station 2, or from there to 1.
+   * Does a frontend's part of the handshake for an interface of `xen`'s domain, 0 unless it says another.
+   * Its frames come from station `station`, and go to station 2, or from there to 1, unless it says
+   * another. It has as many pages each way as the ring has slots, unless it says fewer, which it uses
+   * again and again then.
    */
-  static async connect(xen: Xen, frameBytes: number, station = 1): Promise<RingGuest> {
+  static async connect(
+    xen: Xen,
+    frameBytes: number,
+    station = 1,
+    { handle = 0, pages = Number.POSITIVE_INFINITY, to = station === 2 ? 1 : 2 } = {},
+  ): Promise<RingGuest> {
     const rings = xen.grants.share(0, 2, 'write');
     const [txPage, rxPage] = rings.pages;
     if (txPage === undefined || rxPage === undefined) throw new Error('No pages.');
     const front = new FrontRing(txPage, TX_SLOT_BYTES);
-    const frames = xen.grants.share(0, front.size, 'read');
-    for (const page of frames.pages) writeFrame(page.bytes, frameBytes, station);
+    const frames = xen.grants.share(0, Math.min(front.size, pages), 'read');
+    for (const page of frames.pages) writeFrame(page.bytes, frameBytes, station, to);
     const tx = new RepeatingRing(front, TX_SLOT_BYTES, (id) => [
       refOf(frames, id),
       0,
       id | (frameBytes << 16),
     ]);
     const back = new FrontRing(rxPage, RX_SLOT_BYTES);
-    const buffers = xen.grants.share(0, back.size, 'write');
+    const buffers = xen.grants.share(0, Math.min(back.size, pages), 'write');
     const rx = new RepeatingRing(back, RX_SLOT_BYTES, (id) => [id, refOf(buffers, id)]);
     const channel = xen.events.allocate(0, () => guest.#onEvent());
     const guest = new RingGuest(frames, tx, rx, channel);
     guest.#receive();
-    const base = `/local/domain/${xen.domid}/device/vif/0`;
+    const base = `/local/domain/${xen.domid}/device/vif/${handle}`;
     const nodes = {
       'tx-ring-ref': String(rings.refs[0]),
       'rx-ring-ref': String(rings.refs[1]),
@@ -104,9 +111,9 @@ export class RingGuest {
       'feature-rx-notify': '1',
       state: '4',
     };
-    for (const [name, value] of Object.entries(nodes)) {
-      await xen.store.write(`${base}/${name}`, value);
-    }
+    await Promise.all(
+      Object.entries(nodes).map(([name, value]) => xen.store.write(`${base}/${name}`, value)),
+    );
     return guest;
   }
 
@@ -153,12 +160,15 @@ export class RingGuest {
 }
 
 function refOf(pages: SharedPages, index: number): number {
-  return pages.refs[index] ?? 0;
+  return pages.refs[index % pages.refs.length] ?? 0;
 }
 
 /** A frame from one station to another, of no protocol that anybody knows. */
-function writeFrame(page: Uint8Array, frameBytes: number, station: number): void {
-  const other = station === 2 ? 1 : 2;
+function writeFrame(page: Uint8Array, frameBytes: number, station: number, to: number): void {
   page.fill(0x5a, 0, frameBytes);
-  page.set([0, 0x16, 0x3e, 0, 0, other, 0, 0x16, 0x3e, 0, 0, station, 0x88, 0xb5]);
+  page.set([...macOf(to), ...macOf(station), 0x88, 0xb5]);
+}
+
+function macOf(station: number): number[] {
+  return [0, 0x16, 0x3e, 0, station >>> 8, station & 0xff];
 }
