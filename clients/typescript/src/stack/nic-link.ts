@@ -6,6 +6,7 @@
 import { invalid } from './errors.js';
 import { FrameArena } from './frame-arena.js';
 import type { Link, LinkReceiver } from './link.js';
+import { copyBytes } from './wire/bytes.js';
 import { parseMac } from './wire/ethernet.js';
 
 const ARENA_BYTES = 256 * 1024;
@@ -24,8 +25,9 @@ export interface NicBatch {
 export interface FrameNic {
   readonly mac: string;
   readonly mtu: number;
-  /** Copies the frame at once; what the promise says is not waited for. */
-  write(frame: Uint8Array): Promise<void>;
+  /** Makes room for a frame and answers where in `placedBytes` it is to be written at once. */
+  place(length: number): number;
+  readonly placedBytes: Uint8Array;
   batches(): AsyncIterable<NicBatch>;
   disconnect(): Promise<void>;
 }
@@ -50,9 +52,6 @@ export class NicLink implements Link {
   #isClosed = false;
   /** Frames that the NIC did not take, for its queue was full or it was gone. */
   droppedFrames = 0;
-  readonly #onDropped = () => {
-    this.droppedFrames += 1;
-  };
 
   /** @throws StackError MAC_INVALID. */
   constructor(nic: FrameNic, options: NicLinkOptions = {}) {
@@ -85,10 +84,17 @@ export class NicLink implements Link {
 
   flush(): void {
     const { wasFull } = this.#arena;
-    for (let index = 0; index < this.#count; index += 1) {
-      const offset = this.#offsets[index] as number;
-      const frame = this.bytes.subarray(offset, offset + (this.#lengths[index] as number));
-      this.#nic.write(frame).catch(this.#onDropped);
+    const count = this.#count;
+    let index = 0;
+    try {
+      for (; index < count; index += 1) {
+        const length = this.#lengths[index] as number;
+        const place = this.#nic.place(length);
+        copyBytes(this.bytes, this.#offsets[index] as number, this.#nic.placedBytes, place, length);
+      }
+    } catch {
+      // The NIC is gone, or has no room: what it does not take now is lost, as on a wire.
+      this.droppedFrames += count - index;
     }
     this.#count = 0;
     this.#arena.clear();

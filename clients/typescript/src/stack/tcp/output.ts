@@ -197,7 +197,8 @@ function inFlight(block: ControlBlock): number {
 function chooseLength(block: ControlBlock, unsent: number, allowedBytes: number): number {
   const { segmentBytes, sendWindow } = block;
   const inWindow = sendWindow - distance(block.sendUnacknowledged, block.sendNext);
-  const usable = Math.min(inWindow, allowedBytes);
+  // Congestion windows have fractions of bytes, and whole numbers are divided faster.
+  const usable = Math.min(inWindow, allowedBytes) | 0;
   if (unsent === 0) return usable > 0 ? 0 : -1;
   let length = Math.min(unsent, usable, largestPayload(block));
   if (length <= 0) return -1;
