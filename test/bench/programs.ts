@@ -56,9 +56,16 @@ export class Program {
   }
 }
 
-/** A program of ours, by its file. */
+/**
+ * For every program of Node's, ours and those beside it: room for what is young. Sockets bring
+ * gigabytes of buffers that die at once, and with the default of 1 MiB V8 walks the whole heap for
+ * every 11 MB of them; with this it clears the young ones away, which costs a twentieth.
+ */
+const NODE_FLAGS = ['--min-semi-space-size=16'];
+
+/** A program of Node's, by its file. */
 export function node(file: string, ...args: string[]): Program {
-  return new Program(process.execPath, [file, ...args]);
+  return new Program(process.execPath, [...NODE_FLAGS, file, ...args]);
 }
 
 /** Starts a server, hands what it prints first to a client, and answers what the client prints. */

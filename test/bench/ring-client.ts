@@ -24,12 +24,14 @@ async function rate(): Promise<void> {
     for (let index = 0; index < batch.count; index += 1) {
       sum += batch.bytes[batch.offset(index)] as number;
     }
+    const { count } = batch;
+    batch.release();
     const now = performance.now();
     if (from === 0) {
       if (now - start > WARM_UP_MS) from = now;
       continue;
     }
-    frames += batch.count;
+    frames += count;
     if (now - from > durationMs) break;
   }
   const perSecond = frames / ((performance.now() - from) / 1000);
@@ -42,6 +44,7 @@ async function latency(): Promise<void> {
   const end = performance.now() + durationMs + WARM_UP_MS;
   for await (const batch of client.observeBatches('vifs/1.0', { direction: 'from-guest' })) {
     delays.push(delayUs(batch));
+    batch.release();
     if (performance.now() > end) break;
   }
   const warm = delays.slice(200).sort((a, b) => a - b);

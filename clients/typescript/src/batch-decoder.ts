@@ -50,7 +50,12 @@ const columns: readonly ColumnState[] = COLUMN_NAMES.map(() => {
  * come to light only when it is first looked at.
  * @throws XenvifClientError RESPONSE_MALFORMED
  */
-export function decodeFrameBatch(bytes: Buffer, start = 0, end = bytes.length): FrameBatchView {
+export function decodeFrameBatch(
+  bytes: Buffer,
+  start = 0,
+  end = bytes.length,
+  recycle?: (message: Buffer) => void,
+): FrameBatchView {
   const reader = new WireReader(bytes, start, end);
   const places = new FramePlaces();
   for (const column of columns) {
@@ -87,6 +92,7 @@ export function decodeFrameBatch(bytes: Buffer, start = 0, end = bytes.length): 
     cells: places.cells,
     firstCell: places.firstCell,
     columns: columns.map((column, index) => finishColumn(bytes, column, index, count)),
+    recycle,
   });
 }
 

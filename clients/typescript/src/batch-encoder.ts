@@ -4,6 +4,7 @@
  * no times or flags.
  */
 import { invalidArgument } from './errors.js';
+import { MESSAGE_PREFIX_BYTES } from './message-assembler.js';
 
 /** The shortest frame: destination, source and type. In bytes. */
 export const FRAME_BYTES_MIN = 14;
@@ -20,8 +21,8 @@ const REQUEST_FRAMES_TAG = 0x12;
 const FRAME_TAG = 0x0a;
 const FIRST_SEQUENCE_TAG = 0x38;
 
-/** Room for the outer tag and length, written last, when the length is known. */
-const HEADER_BYTES = 6;
+/** Room for gRPC's prefix, and for the outer tag and length, written last, when the length is known. */
+const HEADER_BYTES = MESSAGE_PREFIX_BYTES + 6;
 const FRAME_HEADER_BYTES_MAX = 4;
 const TRAILER_BYTES_MAX = 11;
 const STAGING_BYTES =
@@ -48,7 +49,10 @@ export function checkFrameLength(length: number): void {
   }
 }
 
-/** A finished message. `release` gives its memory back once the message has been sent. */
+/**
+ * A finished message, with the room of `MESSAGE_PREFIX_BYTES` in front of it. `release` gives its
+ * memory back once the message has been sent.
+ */
 export interface EncodedBatch {
   readonly message: Buffer;
   readonly frameCount: number;

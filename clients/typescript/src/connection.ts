@@ -16,7 +16,7 @@ export interface Connection {
  */
 const FLOW_CONTROL_WINDOW_BYTES = 8 * 1024 * 1024;
 /** The contract keeps every message below this; a longer one is a fault, not a need. */
-const MESSAGE_BYTES_MAX = 1024 * 1024;
+export const MESSAGE_BYTES_MAX = 1024 * 1024;
 
 const CHANNEL_OPTIONS: ClientOptions = {
   'grpc-node.flow_control_window': FLOW_CONTROL_WINDOW_BYTES,

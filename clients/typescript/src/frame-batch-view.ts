@@ -45,6 +45,8 @@ export interface FrameBatchColumns {
   readonly firstCell: number;
   /** The four columns: numbers, or bytes that are still to be decoded. */
   readonly columns: (Uint32Array | Buffer)[];
+  /** Takes the message's memory back. */
+  readonly recycle?: ((message: Buffer) => void) | undefined;
 }
 
 /**
@@ -55,7 +57,7 @@ export interface FrameBatchColumns {
  * the daemon sent something that is none, that is when RESPONSE_MALFORMED is thrown.
  */
 export class FrameBatchView {
-  /** The message that brought the frames. It stays as it is for as long as somebody holds it. */
+  /** The message that brought the frames. It stays as it is until `release`, if that is ever called. */
   readonly bytes: Buffer;
   /** How many frames. */
   readonly count: number;
@@ -68,6 +70,7 @@ export class FrameBatchView {
   readonly #cells: Uint32Array;
   readonly #firstCell: number;
   readonly #columns: (Uint32Array | Buffer)[];
+  #recycle: ((message: Buffer) => void) | undefined;
 
   constructor(columns: FrameBatchColumns) {
     this.bytes = columns.bytes;
@@ -78,6 +81,18 @@ export class FrameBatchView {
     this.#cells = columns.cells;
     this.#firstCell = columns.firstCell;
     this.#columns = columns.columns;
+    this.#recycle = columns.recycle;
+  }
+
+  /**
+   * Gives the memory of the batch back, for messages to come: a promise that nobody looks at the batch,
+   * nor at a frame in it that was not copied, any more. Never needed: without it the memory is garbage
+   * like any other. A program that takes gigabytes a second is faster for it.
+   */
+  release(): void {
+    const recycle = this.#recycle;
+    this.#recycle = undefined;
+    recycle?.(this.bytes);
   }
 
   /** Where frame `index` starts in `bytes`. */

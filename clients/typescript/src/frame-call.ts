@@ -3,8 +3,9 @@
  * consumed, and carries what is sent. Observation and NIC are built on it.
  */
 import { type ClientDuplexStream, Metadata } from '@grpc/grpc-js';
-import type { Connection } from './connection.js';
+import { type Connection, MESSAGE_BYTES_MAX } from './connection.js';
 import { Deferred } from './deferred.js';
+import { copyWithRoom, DirectStream } from './direct-stream.js';
 import { cancelled, type XenvifClientError } from './errors.js';
 import { decodeFrameMessage, type FrameMessage } from './frame-messages.js';
 import {
@@ -43,6 +44,10 @@ export class FrameCall {
   /** Bytes consumed that the daemon has not been given credit for. */
   #owedBytes = 0;
   #isOpen = false;
+  /** The way past grpc-js, once there is one. */
+  #direct: DirectStream | undefined;
+  /** Messages that were given to grpc-js. */
+  #written = 0;
   #ended = false;
 
   /**
@@ -64,6 +69,7 @@ export class FrameCall {
       (bytes: Buffer) => bytes,
       new Metadata(),
     );
+    this.#call.once('metadata', () => this.#goDirect());
     this.#request({ message: { $case: 'open', value: open } });
     this.#messages = new MessageStream(this.#call, (bytes: Buffer) => this.#receive(bytes), {
       signal: options.signal,
@@ -113,14 +119,16 @@ export class FrameCall {
   }
 
   /**
-   * Sends an encoded StreamFramesRequest. `onAccepted` runs when the transport has taken it, and never
-   * if the call ends before.
+   * Sends an encoded StreamFramesRequest that has `MESSAGE_PREFIX_BYTES` of room in front of it.
+   * `onAccepted` runs when the transport has taken it, and never if the call ends before.
    */
   send(message: Buffer, onAccepted: () => void): void {
     if (this.#ended) return;
-    this.#call.write(message, (error?: Error | null) => {
+    const done = (error?: Error | null): void => {
       if (!error) onAccepted();
-    });
+    };
+    if (this.#mayWriteDirectly) this.#direct?.write(message, done);
+    else this.#write(message, done);
   }
 
   /** Says that nothing more will be sent. The daemon then ends the call. */
@@ -140,11 +148,37 @@ export class FrameCall {
 
   #request(request: StreamFramesRequest): void {
     if (this.#ended) return;
-    this.#call.write(Buffer.from(StreamFramesRequest.encode(request).finish()));
+    const message = StreamFramesRequest.encode(request).finish();
+    if (this.#mayWriteDirectly) this.#direct?.write(copyWithRoom(message), () => {});
+    else this.#write(Buffer.from(message), () => {});
   }
 
+  #write(message: Buffer, done: (error?: Error | null) => void): void {
+    this.#written += 1;
+    this.#call.write(message, done);
+  }
+
+  /**
+   * The daemon has the open message, for it answers. Had grpc-js any other message, that one could
+   * still be on its way through it, to be overtaken: then all others follow that way.
+   */
+  get #mayWriteDirectly(): boolean {
+    return this.#direct !== undefined && this.#written === 1;
+  }
+
+  #goDirect(): void {
+    this.#direct = DirectStream.of(this.#call, {
+      messageBytesMax: MESSAGE_BYTES_MAX,
+      receive: (message) => this.#messages.receive(message),
+      fail: (error) => this.#messages.refuse(error),
+    });
+    if (this.#direct !== undefined) this.#messages.readFrom(this.#direct);
+  }
+
+  readonly #recycle = (message: Buffer): void => this.#direct?.recycle(message);
+
   #receive(bytes: Buffer): FrameEventMessage | undefined {
-    const message = decodeFrameMessage(bytes);
+    const message = decodeFrameMessage(bytes, this.#recycle);
     if (message === undefined) return undefined;
     if (message.type === 'opened') {
       this.#isOpen = true;

@@ -55,11 +55,14 @@ const FRAMES = 2;
 const ONEOF_FIELDS_MAX = 5;
 
 /**
- * Decodes a `StreamFramesResponse`. Undefined for a message of a kind that this SDK does not know.
+ * Decodes a `StreamFramesResponse`; `recycle` is where a batch's memory goes when it is released. Undefined for a message of a kind that this SDK does not know.
  * @throws XenvifClientError RESPONSE_MALFORMED; for messages without frames also the generated
  *   decoder's own errors.
  */
-export function decodeFrameMessage(bytes: Buffer): FrameMessage | undefined {
+export function decodeFrameMessage(
+  bytes: Buffer,
+  recycle?: (message: Buffer) => void,
+): FrameMessage | undefined {
   // In a oneof the last field wins, so the message is walked to its end; it mostly has one field.
   const reader = new WireReader(bytes);
   let last = 0;
@@ -75,7 +78,8 @@ export function decodeFrameMessage(bytes: Buffer): FrameMessage | undefined {
       reader.pos = end;
     } else reader.skip(field, tag & 7);
   }
-  if (last === FRAMES) return { type: 'batch', batch: decodeFrameBatch(bytes, start, end) };
+  if (last === FRAMES)
+    return { type: 'batch', batch: decodeFrameBatch(bytes, start, end, recycle) };
   return controlMessage(StreamFramesResponse.decode(bytes));
 }
 

@@ -25,11 +25,21 @@ export interface MessageStreamOptions<Message> extends CallOptions {
 /** What the receiving half needs of a gRPC call. */
 type ReceivingCall = Readable & { cancel(): void };
 
+/** Where messages come from in place of the call. */
+export interface MessageSource {
+  isPaused(): boolean;
+  pause(): void;
+  resume(): void;
+  /** Hands out what has been received and waits in a source that was paused. */
+  drain(): void;
+}
+
 export class MessageStream<Raw, Message> {
   readonly #call: ReceivingCall;
   readonly #options: MessageStreamOptions<Message>;
   readonly #decode: (raw: Raw) => Message | undefined;
   readonly #queue = new AsyncQueue<Message>();
+  #source: MessageSource | undefined;
   #queuedBytes = 0;
   #openTimer: NodeJS.Timeout | undefined;
 
@@ -46,7 +56,7 @@ export class MessageStream<Raw, Message> {
     this.#call = call;
     this.#decode = decode;
     this.#options = options;
-    call.on('data', (raw: Raw) => this.#receive(raw));
+    call.on('data', (raw: Raw) => this.receive(raw));
     call.on('end', () => this.#finish(undefined, () => this.#queue.end()));
     call.on('error', (failure: ServiceError) => this.#fail(failure));
     options.connection.calls.add(call);
@@ -94,12 +104,17 @@ export class MessageStream<Raw, Message> {
 
   #taken(message: Message): void {
     this.#queuedBytes -= this.#options.sizeOf(message);
-    if (this.#call.isPaused() && this.#queuedBytes <= this.#options.pauseAtBytes / 2) {
-      this.#call.resume();
-    }
+    const source = this.#source ?? this.#call;
+    if (source.isPaused() && this.#queuedBytes <= this.#options.pauseAtBytes / 2) source.resume();
   }
 
-  #receive(raw: Raw): void {
+  /** From now on messages come from `source`, by `receive`; the call's end and status do not. */
+  readFrom(source: MessageSource): void {
+    this.#source = source;
+  }
+
+  /** Takes a message as it comes. */
+  receive(raw: Raw): void {
     if (this.#openTimer !== undefined) {
       clearTimeout(this.#openTimer);
       this.#openTimer = undefined;
@@ -110,15 +125,21 @@ export class MessageStream<Raw, Message> {
       if (message === undefined) return;
       this.#queuedBytes += this.#options.sizeOf(message);
       this.#queue.push(message);
-      if (this.#queuedBytes > this.#options.pauseAtBytes) this.#call.pause();
+      if (this.#queuedBytes > this.#options.pauseAtBytes) (this.#source ?? this.#call).pause();
     } catch (error) {
-      this.abort(error instanceof XenvifClientError ? error : malformed(error));
+      this.refuse(error);
     }
+  }
+
+  /** Ends the stream because of something that cannot be read. */
+  refuse(error: unknown): void {
+    this.abort(error instanceof XenvifClientError ? error : malformed(error));
   }
 
   #fail(failure: ServiceError): void {
     // A paused call still holds messages that came before the status.
-    for (let raw = this.#call.read(); raw !== null; raw = this.#call.read()) this.#receive(raw);
+    for (let raw = this.#call.read(); raw !== null; raw = this.#call.read()) this.receive(raw);
+    this.#source?.drain();
     const error = errorFromStatus(failure, this.#options.connection);
     this.#finish(error, () => this.#queue.fail(error));
   }

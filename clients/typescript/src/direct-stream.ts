@@ -1,0 +1,166 @@
+/**
+ * The HTTP/2 stream below a call of grpc-js, for messages of frames in bulk. On the way through
+ * grpc-js each message is copied twice, pauses the stream and passes a dozen promises; here it is put
+ * together once and handed over at once. What is on the wire is the same, and the call's headers,
+ * status, deadline and end stay grpc-js's.
+ *
+ * This is the only file that reaches for what grpc-js keeps to itself. Where that is not found, or
+ * something is not as expected, everything goes through grpc-js.
+ */
+import type { ClientDuplexStream } from '@grpc/grpc-js';
+import { MESSAGE_PREFIX_BYTES, MessageAssembler } from './message-assembler.js';
+
+/** What is needed of an HTTP/2 stream. */
+interface ByteStream {
+  readonly destroyed: boolean;
+  readonly writableEnded: boolean;
+  write(bytes: Uint8Array, done: (error?: Error | null) => void): boolean;
+  pause(): unknown;
+  resume(): unknown;
+  read(): unknown;
+  isPaused(): boolean;
+  on(event: 'data', listener: (piece: Buffer) => void): unknown;
+  listeners(event: 'data'): unknown[];
+  removeAllListeners(event: 'data'): unknown;
+}
+
+export interface DirectStreamOptions {
+  readonly messageBytesMax: number;
+  readonly receive: (message: Buffer) => void;
+  /** What comes cannot be read. */
+  readonly fail: (error: unknown) => void;
+}
+
+export class DirectStream {
+  readonly #stream: ByteStream;
+  readonly #assembler: MessageAssembler;
+  readonly #options: DirectStreamOptions;
+
+  private constructor(stream: ByteStream, options: DirectStreamOptions) {
+    this.#stream = stream;
+    this.#options = options;
+    this.#assembler = new MessageAssembler(options.messageBytesMax, options.receive);
+    const others = stream.listeners('data').filter(isListener);
+    stream.removeAllListeners('data');
+    let isFirst = true;
+    stream.on('data', (piece) => {
+      if (isFirst && piece[0] === 1) {
+        // Something between us and the daemon compresses. That is grpc-js's business.
+        stream.removeAllListeners('data');
+        for (const listener of others) {
+          stream.on('data', listener);
+          listener.call(stream, piece);
+        }
+        return;
+      }
+      isFirst = false;
+      this.#take(piece);
+    });
+  }
+
+  /**
+   * Takes over what `call` receives. To be called in its event `metadata`, for then nothing has been
+   * received. Undefined where grpc-js is not as this file knows it.
+   */
+  static of(
+    call: ClientDuplexStream<Buffer, Buffer>,
+    options: DirectStreamOptions,
+  ): DirectStream | undefined {
+    const stream = byteStreamBelow(call);
+    return stream === undefined ? undefined : new DirectStream(stream, options);
+  }
+
+  /**
+   * Sends a message that has `MESSAGE_PREFIX_BYTES` of room in front of it. `done` runs when its
+   * memory is the caller's again; with an error where the stream broke.
+   */
+  write(message: Buffer, done: (error?: Error | null) => void): void {
+    const { destroyed, writableEnded } = this.#stream;
+    if (destroyed || writableEnded) return;
+    this.#stream.write(withPrefix(message), done);
+  }
+
+  /** Gives the memory of a message back, that nobody looks at any more. */
+  recycle(message: Buffer): void {
+    this.#assembler.recycle(message);
+  }
+
+  pause(): void {
+    this.#stream.pause();
+  }
+
+  resume(): void {
+    this.#stream.resume();
+  }
+
+  isPaused(): boolean {
+    return this.#stream.isPaused();
+  }
+
+  /** Hands out what has been received and waits in a stream that was paused. */
+  drain(): void {
+    for (let piece = this.#stream.read(); Buffer.isBuffer(piece); piece = this.#stream.read()) {
+      this.#take(piece);
+    }
+  }
+
+  #take(piece: Buffer): void {
+    try {
+      this.#assembler.push(piece);
+    } catch (error) {
+      this.#options.fail(error);
+    }
+  }
+}
+
+/** Copies a message that has no room in front of it to where it has. */
+export function copyWithRoom(message: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafe(MESSAGE_PREFIX_BYTES + message.length);
+  copy.set(message, MESSAGE_PREFIX_BYTES);
+  return copy.subarray(MESSAGE_PREFIX_BYTES);
+}
+
+function withPrefix(message: Buffer): Buffer {
+  const start = message.byteOffset - MESSAGE_PREFIX_BYTES;
+  const bytes = Buffer.from(message.buffer, start, MESSAGE_PREFIX_BYTES + message.length);
+  bytes[0] = 0;
+  bytes.writeUInt32BE(message.length, 1);
+  return bytes;
+}
+
+/** A call of grpc-js wraps another, down to the one that has the stream. */
+const DEPTH_MAX = 10;
+
+function byteStreamBelow(call: object): ByteStream | undefined {
+  let next: unknown = call;
+  for (let depth = 0; depth < DEPTH_MAX && isObject(next); depth += 1) {
+    const stream: unknown = Reflect.get(next, 'http2Stream');
+    if (stream !== undefined) return isByteStream(stream) ? stream : undefined;
+    next = below(next);
+  }
+  return undefined;
+}
+
+function below(call: object): unknown {
+  const attempts: unknown = Reflect.get(call, 'underlyingCalls');
+  if (Array.isArray(attempts)) return below(Object(attempts.at(-1)));
+  for (const name of ['call', 'nextCall', 'child']) {
+    const inner: unknown = Reflect.get(call, name);
+    if (isObject(inner)) return inner;
+  }
+  return undefined;
+}
+
+function isByteStream(stream: unknown): stream is ByteStream {
+  if (!isObject(stream)) return false;
+  const methods = ['write', 'pause', 'resume', 'read', 'isPaused', 'on', 'listeners'];
+  return methods.every((name) => typeof Reflect.get(stream, name) === 'function');
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
+}
+
+function isListener(listener: unknown): listener is (piece: Buffer) => void {
+  return typeof listener === 'function';
+}
