@@ -43,6 +43,8 @@ const producer = await RingGuest.connect(guestXen, frameBytes);
 while (netback.get(guest.domid, 0)?.status.backendState !== 4) await pause();
 await pause();
 
+const nextRound = () => new Promise((resolve) => setImmediate(resolve));
+
 let sum = 0;
 if (mode === 'observe') {
   const stream = new FrameStream(
@@ -70,7 +72,7 @@ if (mode === 'observe') {
  * Nanoseconds that netback took for a frame: the median over rings full of them, so that it does not
  * count what else the machine did.
  */
-function run(forMs: number): number {
+async function run(forMs: number): Promise<number> {
   const end = performance.now() + forMs;
   const costs: number[] = [];
   for (let now = performance.now(); now < end; ) {
@@ -80,11 +82,13 @@ function run(forMs: number): number {
     while (deliverDue());
     now = performance.now();
     costs.push(((now - start) * 1e6) / frames);
+    // Queues have a slice of each round of the event loop; each ring here has a round of its own.
+    await nextRound();
   }
   return costs.sort((a, b) => a - b)[costs.length >> 1] ?? Number.NaN;
 }
 
-run(durationMs / 2);
-const ns = run(durationMs);
+await run(durationMs / 2);
+const ns = await run(durationMs);
 console.log(JSON.stringify({ ns, sum: sum > 0 }));
 process.exit(0);

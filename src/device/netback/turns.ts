@@ -39,9 +39,11 @@ export class Turns {
 
   /** Has a turn taken: within this call, unless others wait or the slice is over. It must not throw. */
   take(turn: () => void): void {
-    if (!this.#isInSlice) this.#beginSlice();
-    if (this.#begun < this.#waiting.length || !this.#isTime()) this.#waiting.push(turn);
-    else turn();
+    const isFirst = !this.#isInSlice;
+    if (isFirst) this.#beginSlice();
+    // Where a slice begins nobody waits.
+    if (isFirst || (this.#begun === this.#waiting.length && this.#isTime())) turn();
+    else this.#waiting.push(turn);
   }
 
   /** Has a turn taken in the next round or a later one, behind all others that wait. */

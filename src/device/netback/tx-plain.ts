@@ -25,7 +25,7 @@ const NOT_PLAIN = TX_MORE_DATA | TX_EXTRA_INFO;
 /** Fewer plain requests than this in front of another are not worth a batch of their own. */
 const PLAIN_MIN = 32;
 /** What is copied at once should still be in the cache when it is copied on. */
-const PLAIN_BYTES_MAX = 256 * 1024;
+const PLAIN_BYTES_MAX = 128 * 1024;
 /** The longest plain frame, with its tag and length. */
 const PLACE_BYTES_MAX = PAGE_SIZE + 3;
 
