@@ -20,6 +20,8 @@ export class Congestion {
   /** Seconds from the epoch until the window is where it was. */
   #secondsToMax = 0;
   #renoBytes = 0;
+  /** What was before the last slow-down. */
+  #before = { windowBytes: 0, thresholdBytes: 0, lastMaxBytes: 0 };
 
   constructor(segmentBytes: number) {
     this.#segmentBytes = segmentBytes;
@@ -71,7 +73,21 @@ export class Congestion {
     this.#epochMs = -1;
   }
 
+  /** The last slow-down was for nothing (RFC 4015, section 3.4). */
+  takeBack(): void {
+    const { windowBytes, thresholdBytes, lastMaxBytes } = this.#before;
+    this.windowBytes = Math.max(this.windowBytes, windowBytes);
+    this.#thresholdBytes = thresholdBytes;
+    this.#lastMaxBytes = lastMaxBytes;
+    this.#epochMs = -1;
+  }
+
   #reduce(): void {
+    this.#before = {
+      windowBytes: this.windowBytes,
+      thresholdBytes: this.#thresholdBytes,
+      lastMaxBytes: this.#lastMaxBytes,
+    };
     const isShrinking = this.windowBytes < this.#lastMaxBytes;
     this.#lastMaxBytes = this.windowBytes * (isShrinking ? (1 + BETA) / 2 : 1);
     this.#thresholdBytes = Math.max(this.windowBytes * BETA, 2 * this.#segmentBytes);

@@ -13,6 +13,7 @@ import { ReceiveBuffer } from './receive-buffer.js';
 import { RoundTrip } from './round-trip.js';
 import { SendBuffer } from './send-buffer.js';
 import { SentSegments } from './sent-segments.js';
+import { Retransmissions } from './spurious.js';
 
 export type TcpState =
   | 'syn-sent'
@@ -103,11 +104,14 @@ export class ControlBlock {
   readonly congestion = new Congestion(536);
   readonly roundTrip = new RoundTrip();
   readonly loss = new LossDetection();
+  readonly retransmissions = new Retransmissions();
   /** The writer has no more. */
   isEndQueued = false;
   isFinSent = false;
   noDelay = false;
   isRecovering = false;
+  /** A loss was just noticed: the first segment is sent again whatever else is on its way. */
+  isRetransmissionDue = false;
   /** Recovery is over when everything before this is acknowledged. */
   recoveryEnd = 0;
   /** Acknowledgements in a row that said nothing new: all there is to go by without SACK. */

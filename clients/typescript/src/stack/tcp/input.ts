@@ -8,6 +8,7 @@ import { TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, type TcpSegment } from '../wire/tcp
 import { type ControlBlock, NEVER } from './control-block.js';
 import { sendSyn, shiftFor, updateSegmentBytes } from './output.js';
 import { advance, distance, isBefore, laterOf } from './sequence.js';
+import { endRecovery, judgeEcho, takeDuplicate } from './spurious.js';
 import { armPersist, armRetransmission, detectLoss, enterRecovery } from './timers.js';
 
 /** Timestamps older than this say nothing (RFC 7323, section 5.5). */
@@ -43,6 +44,11 @@ export function input(
   }
   if (isRepeatedSyn(block, segment)) {
     sendSyn(block);
+    return;
+  }
+  if (isOlder(block, segment)) {
+    // Acknowledgements that overtook each other are common, and nobody waits to hear of them.
+    if (segment.sequenceLength > 0) rejectUnacceptable(block, segment, actions);
     return;
   }
   if (!isAcceptable(block, segment)) {
@@ -135,13 +141,16 @@ function isRepeatedSyn(block: ControlBlock, segment: TcpSegment): boolean {
   );
 }
 
-/** Whether any of the segment is in the window, and it is not older than what was heard since. */
+/** Whether the segment was sent before what was heard since (PAWS: RFC 7323, section 5). */
+function isOlder(block: ControlBlock, segment: TcpSegment): boolean {
+  if (!block.timestampsEnabled || !segment.hasTimestamps || segment.has(TCP_RST)) return false;
+  if (!isBefore(segment.timestamp, block.timestampRecent)) return false;
+  return block.nowMs() - block.timestampRecentMs < TIMESTAMP_AGE_MAX_MS;
+}
+
+/** Whether any of the segment is in the window, and it has the timestamps that were agreed on. */
 function isAcceptable(block: ControlBlock, segment: TcpSegment): boolean {
-  if (block.timestampsEnabled && !segment.has(TCP_RST)) {
-    if (!segment.hasTimestamps) return false;
-    const isOld = isBefore(segment.timestamp, block.timestampRecent);
-    if (isOld && block.nowMs() - block.timestampRecentMs < TIMESTAMP_AGE_MAX_MS) return false;
-  }
+  if (block.timestampsEnabled && !segment.hasTimestamps && !segment.has(TCP_RST)) return false;
   const { receiveNext, receiveEdge } = block;
   const start = segment.sequence;
   const end = advance(start, segment.sequenceLength);
@@ -237,7 +246,12 @@ function acknowledge(block: ControlBlock, segment: TcpSegment): void {
   const { acknowledgement } = segment;
   const acked = distance(block.sendUnacknowledged, acknowledgement);
   block.probesUnanswered = 0;
-  if (acked < 0) return;
+  if (acked < 0) {
+    // Later ones came first, but what this one says of gaps and duplicates is still so.
+    loss.begin(nowMs);
+    if (block.sackEnabled) followLoss(block, 0, takeSacks(block, segment), false);
+    return;
+  }
   const window = segment.window << block.sendShift;
   const isDuplicate =
     acked === 0 && segment.sequenceLength === 0 && window === block.sendWindow && sent.count > 0;
@@ -248,6 +262,7 @@ function acknowledge(block: ControlBlock, segment: TcpSegment): void {
     block.sendUnacknowledged = acknowledgement;
     sent.acknowledge(acknowledgement, loss);
     block.isTailProbed = false;
+    judgeEcho(block, segment);
   }
   const news = block.sackEnabled ? takeSacks(block, segment) : 0;
   if (loss.sampleMs >= 0) roundTrip.sample(loss.sampleMs);
@@ -275,22 +290,25 @@ function takeSacks(block: ControlBlock, segment: TcpSegment): number {
     const left = segment.sackEdges[index * 2] as number;
     const right = segment.sackEdges[index * 2 + 1] as number;
     if (!isBefore(left, right)) continue;
-    if (!isBefore(block.sendUnacknowledged, right)) {
-      if (index === 0) block.loss.onDuplicate();
-      continue;
-    }
+    if (index === 0 && isDuplicateReport(block, segment)) takeDuplicate(block, left, right);
+    if (!isBefore(block.sendUnacknowledged, right)) continue;
     const isOurs = !isBefore(left, block.sendUnacknowledged) && !isBefore(block.sendNext, right);
     if (isOurs) news += block.sent.sack(left, right, block.loss);
   }
   return news;
 }
 
+/** Whether the first block tells of something that came twice (RFC 2883, section 4). */
+function isDuplicateReport(block: ControlBlock, { sackCount, sackEdges }: TcpSegment): boolean {
+  const [left = 0, right = 0, nextLeft = 0, nextRight = 0] = sackEdges;
+  if (!isBefore(block.sendUnacknowledged, right)) return true;
+  return sackCount > 1 && !isBefore(left, nextLeft) && !isBefore(nextRight, right);
+}
+
 function followLoss(block: ControlBlock, acked: number, news: number, isDuplicate: boolean): void {
   const { sent } = block;
-  const wasRecovering = block.isRecovering;
-  if (wasRecovering && !isBefore(block.sendUnacknowledged, block.recoveryEnd)) {
-    block.isRecovering = false;
-    block.duplicateAcks = 0;
+  if (block.isRecovering && !isBefore(block.sendUnacknowledged, block.recoveryEnd)) {
+    endRecovery(block);
   }
   if (block.sackEnabled) {
     if (sent.sackedCount > 0 || block.isRecovering || news > 0) {
@@ -436,7 +454,9 @@ function takeFin(block: ControlBlock, actions: InputActions): void {
 }
 
 function noteDuplicate(block: ControlBlock, start: number, end: number): void {
-  block.duplicateStart = start;
+  // Those that lie together are told together.
+  const isNext = block.hasDuplicate && block.duplicateEnd === start;
+  if (!isNext) block.duplicateStart = start;
   block.duplicateEnd = end;
   block.hasDuplicate = true;
 }

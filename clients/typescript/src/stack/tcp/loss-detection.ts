@@ -8,6 +8,8 @@ import { isBefore, laterOf } from './sequence.js';
 const DUPLICATES_MAX = 3;
 /** How often the reordering window may be widened by what was sent in vain. */
 const WIDENINGS_MAX = 16;
+/** Recoveries in which nothing was sent in vain, until the window is narrow again (RFC 8985, 6.2). */
+const RECOVERIES_UNTIL_NARROW = 16;
 
 export class LossDetection implements DeliveryObserver {
   /** When the segment was sent that was sent last of all that arrived; its end and round trip. */
@@ -21,6 +23,7 @@ export class LossDetection implements DeliveryObserver {
   #nowMs = 0;
   #reorderingSeen = false;
   #widenings = 1;
+  #recoveriesLeft = 0;
   /** The round trip of the last segment that was sent once; negative: none since `begin`. */
   sampleMs = -1;
 
@@ -50,10 +53,18 @@ export class LossDetection implements DeliveryObserver {
     this.#roundTripMs = roundTripMs;
   }
 
-  /** The receiver has something twice (RFC 2883): we were too quick to send it again. */
-  onDuplicate(): void {
+  /** We were too quick to take something for lost: it was only late. */
+  onReordering(): void {
     this.#reorderingSeen = true;
+    this.#recoveriesLeft = RECOVERIES_UNTIL_NARROW;
     this.#widenings = Math.min(WIDENINGS_MAX, this.#widenings + 1);
+  }
+
+  /** Something was lost, and is being sent again. */
+  onRecovery(): void {
+    if (this.#recoveriesLeft === 0) return;
+    this.#recoveriesLeft -= 1;
+    if (this.#recoveriesLeft === 0) this.#widenings = 1;
   }
 
   /**

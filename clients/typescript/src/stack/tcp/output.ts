@@ -142,6 +142,7 @@ export function retransmit(block: ControlBlock, record: number): boolean {
   const flags = isFin ? TCP_ACK | TCP_FIN : TCP_ACK | TCP_PSH;
   if (!sendSegment(block, sequence, from, length, flags, 0)) return false;
   sent.markRetransmitted(record, block.nowMs());
+  block.retransmissions.add(block.timestamp());
   return true;
 }
 
@@ -165,16 +166,16 @@ export function sendNew(block: ControlBlock, allowedBytes: number): boolean {
 
 function sendData(block: ControlBlock): void {
   const { sent, congestion } = block;
-  const nowMs = block.nowMs();
-  if (sent.count === 0 && nowMs - block.lastSentMs > block.roundTrip.timeoutMs) {
-    congestion.onIdle();
+  if (sent.count === 0 && block.unsentBytes > 0) {
+    if (block.nowMs() - block.lastSentMs > block.roundTrip.timeoutMs) congestion.onIdle();
   }
   block.isWindowLimited = false;
   let room = congestion.windowBytes - inFlight(block);
-  while (room >= block.segmentBytes || sent.inFlightBytes === 0) {
+  while (block.isRetransmissionDue || room >= block.segmentBytes || sent.inFlightBytes === 0) {
     const lost = sent.firstLost();
     if (lost < 0) break;
     if (!retransmit(block, lost)) return;
+    block.isRetransmissionDue = false;
     room = congestion.windowBytes - inFlight(block);
   }
   if (sent.lostCount > 0) return;

@@ -141,6 +141,13 @@ export class SentSegments {
     for (let record = this.#first; record < this.#end; record += 1) this.markLost(record);
   }
 
+  /** What was thought to be lost, and was not sent again yet, may be on its way after all. */
+  forgetLosses(): void {
+    for (let record = this.#first; this.lostCount > 0 && record < this.#end; record += 1) {
+      this.#clearLost(record);
+    }
+  }
+
   /** The receiver may have thrown away what it said it had (RFC 2018, section 8). */
   forgetSacks(): void {
     for (let record = this.#first; record < this.#end; record += 1) {

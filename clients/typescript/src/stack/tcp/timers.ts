@@ -119,6 +119,8 @@ function onRetransmission(block: ControlBlock): boolean {
   const isFirst = roundTrip.doublings === 0 && !block.isRecovering;
   roundTrip.backOff();
   block.congestion.onTimeout(isFirst);
+  if (isFirst) block.retransmissions.open(block.sendUnacknowledged);
+  else block.retransmissions.close();
   if (sent.sackedCount > 0 && roundTrip.doublings > 2) sent.forgetSacks();
   sent.markAllLost();
   block.isRecovering = true;
@@ -162,6 +164,9 @@ export function enterRecovery(block: ControlBlock): void {
   block.isRecovering = true;
   block.recoveryEnd = block.sendNext;
   block.congestion.onLoss();
+  block.loss.onRecovery();
+  block.isRetransmissionDue = true;
+  block.retransmissions.open(block.sendUnacknowledged);
 }
 
 /** Asks about the tail: with the next data, or else with the last segment once more. */
