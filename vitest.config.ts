@@ -5,6 +5,9 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 const client = fileURLToPath(new URL('./clients/typescript/src/index.ts', import.meta.url));
 const stack = fileURLToPath(new URL('./clients/typescript/src/stack/index.ts', import.meta.url));
+const wire = fileURLToPath(
+  new URL('./clients/typescript/src/stack/wire/index.ts', import.meta.url),
+);
 
 /** Files of the lab that want its machine without the daemon; the last of them ends the machine. */
 const BARE_LAB_FILES = ['netfront.test.ts', 'xen-contract.test.ts', 'lab.test.ts'];
@@ -20,7 +23,13 @@ class Sequencer extends BaseSequencer {
 
 /** Each kind of test is a project of its own, so that one kind can be run alone. */
 export default defineConfig({
-  resolve: { alias: { '@xenvif/client/stack': stack, '@xenvif/client': client } },
+  resolve: {
+    alias: {
+      '@xenvif/client/stack': stack,
+      '@xenvif/client/wire': wire,
+      '@xenvif/client': client,
+    },
+  },
   test: {
     sequence: { sequencer: Sequencer },
     projects: [

@@ -1,10 +1,10 @@
 /** Checks of what clients write, each with the code and the field that the contract names. */
 import { randomBytes } from 'node:crypto';
+import { parseMac } from '@xenvif/client/wire';
 import type { RateLimit } from '../device/token-bucket.js';
 import { InvalidArgumentError } from '../errors.js';
 import type { Duration } from '../gen/google/protobuf/duration.js';
 import type { RateLimit as WireRateLimit } from '../gen/xenvif/v1/vif.js';
-import { parseMac } from '../wire/ethernet.js';
 
 const LABELS_MAX = 64;
 const LABEL_KEY = /^[a-z0-9._/-]{1,63}$/;

@@ -4,6 +4,7 @@
  */
 import type { Link, LinkReceiver } from '@xenvif/client/stack';
 import { FrameArena } from '@xenvif/client/stack';
+import { parseMac } from '@xenvif/client/wire';
 import {
   CHECKSUM_BLANK,
   DATA_VALIDATED,
@@ -16,11 +17,10 @@ import {
 import type { Network } from '../device/network.js';
 import { InvalidArgumentError } from '../errors.js';
 import { GSO_TYPE_TCPV4 } from '../ring/netif-extra.js';
-import { parseMac } from '../wire/ethernet.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 
 /** Room for some of the longest frames: what one turn of a busy stack sends. */
-const ARENA_BYTES = 1024 * 1024;
+const SEND_BYTES = 1024 * 1024;
 const FRAMES_MAX = 1024;
 
 export interface NetworkLinkOptions {
@@ -28,6 +28,8 @@ export interface NetworkLinkOptions {
   readonly memory: LocalMemory;
   /** The address to be at. Default: the NIC's own; that of a TAP is the kernel's, so say another. */
   readonly mac?: string;
+  /** Bytes of `memory` for frames that wait to be sent, a multiple of four. Default: 1 MiB. */
+  readonly sendBytes?: number;
   /** Whether checksums and TCP segmentation are left to the NIC. Default: true. */
   readonly offloads?: boolean;
 }
@@ -56,7 +58,7 @@ export class NetworkLink implements Link {
 
   /** @throws InvalidArgumentError MAC_INVALID; GrantError when local memory is short. */
   constructor(network: Network, options: NetworkLinkOptions) {
-    const { memory, mac: text = network.mac, offloads = true } = options;
+    const { memory, mac: text = network.mac, sendBytes = SEND_BYTES, offloads = true } = options;
     const mac = parseMac(text);
     if (mac === undefined) {
       throw new InvalidArgumentError('MAC_INVALID', 'mac', `"${text}" is no MAC address.`);
@@ -67,8 +69,8 @@ export class NetworkLink implements Link {
     this.largePacketBytes = offloads ? FRAME_BYTES_MAX - FRAME_BYTES_MIN : 0;
     this.blanksChecksums = offloads;
     this.#network = network;
-    this.#region = memory.allocate(ARENA_BYTES);
-    this.#arena = new FrameArena(memory.bytes, this.#region.offset, ARENA_BYTES, FRAMES_MAX);
+    this.#region = memory.allocate(sendBytes);
+    this.#arena = new FrameArena(memory.bytes, this.#region.offset, sendBytes, FRAMES_MAX);
     this.#filling = new FrameBatch(memory.bytes, FRAMES_MAX);
     this.#spare = new FrameBatch(memory.bytes, FRAMES_MAX);
   }

@@ -9,17 +9,16 @@
  * A), for nothing of IPv6 works without one. Router advertisements and redirects never pass: they
  * speak for the link.
  */
+
+import { ETHERTYPE_ARP, ETHERTYPE_IPV4, PROTOCOL_UDP, readU16 } from '@xenvif/client/wire';
 import { InvalidArgumentError } from '../errors.js';
-import { ETHERTYPE_ARP, ETHERTYPE_IPV4 } from '../wire/ethernet.js';
 import {
   ETHERTYPE_IPV6,
   ETHERTYPE_SERVICE_VLAN,
   ETHERTYPE_VLAN,
   IPV6_HEADER_BYTES,
   PacketLayout,
-  PROTOCOL_UDP,
   parseLayout,
-  readU16,
 } from '../wire/packet-layout.js';
 import { parseIpAddress } from './ip-address.js';
 

@@ -1,10 +1,13 @@
 /** IP addresses as people write them: RFC 4291, section 2.2, for version 6. */
-import { isIPv6 } from 'node:net';
-import { parseIpv4Address } from '../wire/ipv4.js';
+import { isIPv4, isIPv6 } from 'node:net';
 
 /** The 4 or 16 bytes of an address; undefined when `text` is none. */
 export function parseIpAddress(text: string): Uint8Array | undefined {
   return parseIpv4Address(text) ?? parseIpv6Address(text);
+}
+
+function parseIpv4Address(text: string): Uint8Array | undefined {
+  return isIPv4(text) ? Uint8Array.from(text.split('.'), Number) : undefined;
 }
 
 function parseIpv6Address(text: string): Uint8Array | undefined {

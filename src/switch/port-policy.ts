@@ -2,9 +2,10 @@
  * What a port allows, as it is asked for (`PortPolicy`) and as frames are checked against it
  * (`PortRules`). A policy is read once when it is set, and never on the frame path.
  */
+
+import { parseMac } from '@xenvif/client/wire';
 import { RateBucket, type RateLimit } from '../device/token-bucket.js';
 import { InvalidArgumentError } from '../errors.js';
-import { parseMac } from '../wire/ethernet.js';
 import { AddressLock, arpSenderDiffers } from './address-lock.js';
 import { IP_SPOOFED, MAC_SPOOFED, RATE_LIMITED } from './drop-tally.js';
 import { PacketLimit } from './packet-limit.js';

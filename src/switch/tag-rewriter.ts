@@ -3,8 +3,9 @@
  * who gets it, so the other form of it is a copy; one copy serves all ports that want that form.
  * For each frame of a chunk there are so three places: the original's, and one for either form.
  */
+import { readU16, writeU16 } from '@xenvif/client/wire';
 import { FRAME_BYTES_MAX, type FrameBatch } from '../device/frame-batch.js';
-import { ETHERTYPE_VLAN, readU16, writeU16 } from '../wire/packet-layout.js';
+import { ETHERTYPE_VLAN } from '../wire/packet-layout.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 import { FRAME_TOO_LONG, VLAN_TAGGED } from './drop-tally.js';
 import { FrameForm } from './vlan-membership.js';

@@ -6,8 +6,9 @@
  *   access  frames are untagged both ways; from the station a tag of VID 0 (a priority) may be there
  *   trunk   frames of the VLANs of a list are tagged; untagged ones belong to the native VLAN
  */
+import { readU16 } from '@xenvif/client/wire';
 import { InvalidArgumentError } from '../errors.js';
-import { ETHERTYPE_VLAN, readU16 } from '../wire/packet-layout.js';
+import { ETHERTYPE_VLAN } from '../wire/packet-layout.js';
 import { FRAME_TRUNCATED, VLAN_NOT_ALLOWED, VLAN_TAGGED, VLAN_UNTAGGED } from './drop-tally.js';
 
 /** The domain of ports that know no VLANs. */

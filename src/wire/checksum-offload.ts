@@ -7,8 +7,8 @@
  * Every function takes the whole frame `bytes[offset .. offset + length)` from its Ethernet header
  * on, and neither reads nor writes a byte beside it.
  */
-import { foldSum, sumWords } from './checksum.js';
-import { PacketLayout, PROTOCOL_UDP, parseTransport, writeU16 } from './packet-layout.js';
+import { foldSum, PROTOCOL_UDP, sumBytes, writeU16 } from '@xenvif/client/wire';
+import { PacketLayout, parseTransport } from './packet-layout.js';
 
 const TCP_CHECKSUM_OFFSET = 16;
 const UDP_CHECKSUM_OFFSET = 6;
@@ -63,8 +63,8 @@ export function checksumField(layout: PacketLayout): number {
 /** The checksum of a frame that `parseTransport` took. */
 function transportChecksum(bytes: Uint8Array, layout: PacketLayout): number {
   const field = checksumField(layout);
-  const beforeField = sumWords(bytes, layout.transportOffset, field);
-  const behindField = sumWords(bytes, field + 2, layout.transportEnd);
+  const beforeField = sumBytes(bytes, layout.transportOffset, field);
+  const behindField = sumBytes(bytes, field + 2, layout.transportEnd);
   const sum = foldSum(pseudoHeaderSum(bytes, layout) + beforeField + behindField);
   const checksum = ~sum & 0xffff;
   // In UDP, zero says that there is no checksum; its other representation stands for the value.
@@ -82,7 +82,7 @@ export function addressSum(bytes: Uint8Array, layout: PacketLayout): number {
   const { sourceOffset, destinationOffset, ipVersion } = layout;
   const addressBytes = ipVersion === 4 ? 4 : 16;
   return (
-    sumWords(bytes, sourceOffset, sourceOffset + addressBytes) +
-    sumWords(bytes, destinationOffset, destinationOffset + addressBytes)
+    sumBytes(bytes, sourceOffset, sourceOffset + addressBytes) +
+    sumBytes(bytes, destinationOffset, destinationOffset + addressBytes)
   );
 }

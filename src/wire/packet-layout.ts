@@ -7,17 +7,20 @@
  * After `parseLayout` returned true, `networkOffset <= transportOffset <= payloadOffset <=
  * transportEnd <= packetEnd <= offset + length`.
  */
-import { ETHERTYPE_IPV4 } from './ethernet.js';
-import { IPV4_HEADER_BYTES } from './ipv4.js';
+import {
+  ETHERTYPE_IPV4,
+  IPV4_HEADER_BYTES,
+  PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  readU16,
+  TCP_HEADER_BYTES,
+  UDP_HEADER_BYTES,
+} from '@xenvif/client/wire';
 
 export const ETHERTYPE_VLAN = 0x8100;
 export const ETHERTYPE_SERVICE_VLAN = 0x88a8;
 export const ETHERTYPE_IPV6 = 0x86dd;
-export const PROTOCOL_TCP = 6;
-export const PROTOCOL_UDP = 17;
 export const IPV6_HEADER_BYTES = 40;
-export const TCP_HEADER_BYTES = 20;
-export const UDP_HEADER_BYTES = 8;
 
 const ETHERTYPE_OFFSET = 12;
 const VLAN_TAG_BYTES = 4;
@@ -102,15 +105,6 @@ export function parseTransport(
 }
 
 /** The big-endian number at `offset`. */
-export function readU16(bytes: Uint8Array, offset: number): number {
-  return ((bytes[offset] as number) << 8) | (bytes[offset + 1] as number);
-}
-
-export function writeU16(bytes: Uint8Array, offset: number, value: number): void {
-  bytes[offset] = value >>> 8;
-  bytes[offset + 1] = value & 0xff;
-}
-
 function parseIpv4Header(
   bytes: Uint8Array,
   start: number,

@@ -7,16 +7,16 @@
  * - TCP: sequence number (RFC 9293), checksum; FIN and PSH on the last only (RFC 9293), CWR on the
  *   first only (RFC 3168, section 6.1.2).
  */
-import { foldSum, internetChecksum, sumWords } from './checksum.js';
-import { addressSum, checksumField } from './checksum-offload.js';
 import {
-  IPV6_HEADER_BYTES,
-  PacketLayout,
+  foldSum,
+  internetChecksum,
   PROTOCOL_TCP,
-  parseTransport,
   readU16,
+  sumBytes,
   writeU16,
-} from './packet-layout.js';
+} from '@xenvif/client/wire';
+import { addressSum, checksumField } from './checksum-offload.js';
+import { IPV6_HEADER_BYTES, PacketLayout, parseTransport } from './packet-layout.js';
 
 /** The smallest segment that is made: less would only multiply frames. */
 export const GSO_SIZE_MIN = 64;
@@ -147,7 +147,7 @@ export class Segmenter {
     const field = checksumField(layout) + shift;
     writeU16(target, field, 0);
     const pseudoHeader = this.#addressSum + PROTOCOL_TCP + (end - start);
-    writeU16(target, field, ~foldSum(pseudoHeader + sumWords(target, start, end)) & 0xffff);
+    writeU16(target, field, ~foldSum(pseudoHeader + sumBytes(target, start, end)) & 0xffff);
   }
 }
 

@@ -2,8 +2,9 @@
  * The hash with which a guest has its frames spread over queues: Toeplitz as xen/io/netif.h has it
  * (`xen_netif_toeplitz_hash`), over the parts of a packet that the hash types there name.
  */
+import { PROTOCOL_TCP } from '@xenvif/client/wire';
 import { MisuseError } from '../errors.js';
-import { PacketLayout, PROTOCOL_TCP, parseLayout } from './packet-layout.js';
+import { PacketLayout, parseLayout } from './packet-layout.js';
 
 /** `XEN_NETIF_CTRL_HASH_TYPE_*`: bits of a set. An extra has the bit's number, from 0. */
 export const HASH_TYPE_IPV4 = 1;

@@ -1,5 +1,5 @@
 /** Frames of TCP and UDP for tests of offloads, made by hand and slowly. */
-import { sumWords } from '../../src/wire/checksum.js';
+import { sumBytes } from '@xenvif/client/wire';
 
 export interface TcpFrameOptions {
   readonly version?: 4 | 6;
@@ -28,7 +28,7 @@ export function blankTcpFrame(options: TcpFrameOptions): Uint8Array {
   tcp.set(payload, 20);
   const ip = version === 4 ? ipv4Header(tcp.length) : ipv6Header(tcp.length);
   const addresses = version === 4 ? ip.subarray(12, 20) : ip.subarray(8, 40);
-  view.setUint16(16, sumWords(addresses, 0, addresses.length, 6 + tcp.length));
+  view.setUint16(16, sumBytes(addresses, 0, addresses.length, 6 + tcp.length));
   const type = version === 4 ? [8, 0] : [0x86, 0xdd];
   const tag = vlan === undefined ? [] : [0x81, 0, vlan >> 8, vlan & 0xff];
   const header = [...(options.destination ?? DESTINATION), ...SOURCE, ...tag, ...type];
@@ -42,8 +42,8 @@ export function hasRightTcpChecksum(frame: Uint8Array): boolean {
   const totalBytes = ((frame[16] as number) << 8) | (frame[17] as number);
   const end = isIpv6 ? frame.length : 14 + totalBytes;
   const addresses = isIpv6 ? frame.subarray(22, 54) : frame.subarray(26, 34);
-  const pseudo = sumWords(addresses, 0, addresses.length, 6 + end - start);
-  return sumWords(frame, start, end, pseudo) === 0xffff;
+  const pseudo = sumBytes(addresses, 0, addresses.length, 6 + end - start);
+  return sumBytes(frame, start, end, pseudo) === 0xffff;
 }
 
 function ipv4Header(payloadBytes: number): Uint8Array {
@@ -56,7 +56,7 @@ function ipv4Header(payloadBytes: number): Uint8Array {
   header[8] = 64;
   header[9] = 6;
   header.set([10, 0, 0, 1, 10, 0, 0, 2], 12);
-  view.setUint16(10, ~sumWords(header, 0, 20) & 0xffff);
+  view.setUint16(10, ~sumBytes(header, 0, 20) & 0xffff);
   return header;
 }
 

@@ -4,14 +4,13 @@
  * connection is made whole or not at all, and `close` gives everything back.
  */
 
+import { ETHERTYPE_IPV4, readU16 } from '@xenvif/client/wire';
 import { GSO_TYPE_TCPV4 } from '../../ring/netif-extra.js';
 import { completeChecksum } from '../../wire/checksum-offload.js';
-import { ETHERTYPE_IPV4 } from '../../wire/ethernet.js';
 import {
   ETHERTYPE_IPV6,
   ETHERTYPE_SERVICE_VLAN,
   ETHERTYPE_VLAN,
-  readU16,
 } from '../../wire/packet-layout.js';
 import {
   CHECKSUM_BLANK,

@@ -3,6 +3,7 @@
  * by one call, handed on, and only then answered, in ring order: a daemon that dies in between
  * leaves requests that the next one takes again, and never loses a frame that was acknowledged.
  */
+import { PROTOCOL_TCP } from '@xenvif/client/wire';
 import { GrantError } from '../../errors.js';
 import { AnswerLog } from '../../ring/answer-log.js';
 import { GSO_TYPE_TCPV4 } from '../../ring/netif-extra.js';
@@ -15,7 +16,7 @@ import {
   writeTxResponse,
 } from '../../ring/netif-tx.js';
 import { BackRing } from '../../ring/shared-ring.js';
-import { PacketLayout, PROTOCOL_TCP, parseTransport } from '../../wire/packet-layout.js';
+import { PacketLayout, parseTransport } from '../../wire/packet-layout.js';
 import { GNTST_OKAY } from '../../xen/copy-batch.js';
 import type { Page } from '../../xen/page.js';
 import type { Grants } from '../../xen/xen.js';

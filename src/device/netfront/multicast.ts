@@ -2,8 +2,9 @@
  * The multicast addresses that a frontend wants frames for (netif.h, "feature-multicast-control").
  * The backend's list lives as long as a connection, so it is told all of them at each new one.
  */
+
+import { parseMac } from '@xenvif/client/wire';
 import { InvalidArgumentError } from '../../errors.js';
-import { parseMac } from '../../wire/ethernet.js';
 import type { NetfrontConnection } from './connection.js';
 
 interface Change {

@@ -6,10 +6,11 @@
  * protocol or of a packet inside a tunnel. So a blank checksum is looked for on the way to the
  * kernel, and one that is at no place where a batch could mean it is completed on the way from it.
  */
+
+import { internetChecksum, PROTOCOL_TCP, writeU16 } from '@xenvif/client/wire';
 import { GSO_TYPE_TCPV4, GSO_TYPE_TCPV6 } from '../../ring/netif-extra.js';
-import { internetChecksum } from '../../wire/checksum.js';
 import { blankChecksum, checksumField } from '../../wire/checksum-offload.js';
-import { PacketLayout, PROTOCOL_TCP, parseTransport, writeU16 } from '../../wire/packet-layout.js';
+import { PacketLayout, parseTransport } from '../../wire/packet-layout.js';
 import {
   CHECKSUM_BLANK,
   DATA_VALIDATED,

@@ -4,8 +4,8 @@
  * an interface that was moved to another namespace is not found any more.
  */
 import { closeSync } from 'node:fs';
+import { formatMac } from '@xenvif/client/wire';
 import { FailedPreconditionError } from '../../errors.js';
-import { formatMac } from '../../wire/ethernet.js';
 import { lastErrno, libc } from '../../xen/native/library.js';
 import {
   INTERFACE_NAME_BYTES,

@@ -7,8 +7,8 @@
  * reply is read within the write that it replies to, and beyond `NESTING_MAX` is dropped.
  */
 import { setImmediate } from 'node:timers/promises';
+import { formatMac } from '@xenvif/client/wire';
 import { DisconnectedError } from '../../errors.js';
-import { formatMac } from '../../wire/ethernet.js';
 import { LocalMemory } from '../../xen/local-memory.js';
 import { BatchCopy } from '../batch-copy.js';
 import { frameTimeNs } from '../clock.js';

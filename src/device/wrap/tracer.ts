@@ -1,6 +1,7 @@
 /** Tells in the log what passes a NIC: a line for each frame, or a summary now and then. */
+
+import { formatMac, readEthertype } from '@xenvif/client/wire';
 import type { Level, Logger } from 'pino';
-import { formatMac, readEthertype } from '../../wire/ethernet.js';
 import { CHECKSUM_BLANK, type FrameBatch, gsoSizeOf, gsoTypeOf } from '../frame-batch.js';
 import type { Network } from '../network.js';
 import { type FrameDirection, NetworkObserver } from './network-wrapper.js';

@@ -1,6 +1,6 @@
 import { isIPv4, SocketAddress } from 'node:net';
 import { describe, expect, test } from 'vitest';
-import { parseIpv4Address } from '../../../src/wire/ipv4.js';
+import { parseIpAddress } from '../../../src/switch/ip-address.js';
 import {
   HASH_KEY_BYTES_MAX,
   HASH_TYPE_IPV4,
@@ -65,7 +65,7 @@ const COMPILED = [
 ] as const;
 
 function parseAddress(text: string): Uint8Array {
-  if (isIPv4(text)) return parseIpv4Address(text) ?? new Uint8Array(4);
+  if (isIPv4(text)) return parseIpAddress(text) ?? new Uint8Array(4);
   const { address } = new SocketAddress({ address: text, family: 'ipv6' });
   const [left = '', right = ''] = address.split('::');
   const groups = (half: string) => (half === '' ? [] : half.split(':'));

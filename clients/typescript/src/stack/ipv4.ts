@@ -25,13 +25,14 @@ import { PathMtuCache } from './path-mtu.js';
 import { type RandomSource, unguessable } from './random.js';
 import { type Reassembly, ReassemblyCache } from './reassembly.js';
 import { type Route, RouteTable } from './routes.js';
-import { readU16, readU32, writeU16 } from './wire/bytes.js';
+import { readU32, writeU16 } from './wire/bytes.js';
 import { internetChecksum } from './wire/checksum.js';
 import {
   ETHERNET_HEADER_BYTES,
   ETHERTYPE_ARP,
   ETHERTYPE_IPV4,
   isGroupMac,
+  readEthertype,
   sameMac,
   writeEthernet,
 } from './wire/ethernet.js';
@@ -289,7 +290,7 @@ export class Ipv4 {
    */
   async writev(frame: Uint8Array, parts: readonly Uint8Array[]): Promise<void> {
     if (this.#isOver) throw disconnected();
-    if (frame.length < FRAME_HEADERS_BYTES || readU16(frame, 12) !== ETHERTYPE_IPV4) {
+    if (frame.length < FRAME_HEADERS_BYTES || readEthertype(frame) !== ETHERTYPE_IPV4) {
       throw new StackError('FRAME_INVALID', 'The frame has no Ethernet and IPv4 header.');
     }
     const head = frame.slice();
@@ -358,7 +359,7 @@ export class Ipv4 {
       this.counts.notOurs += 1;
       return;
     }
-    const type = readU16(bytes, offset + 12);
+    const type = readEthertype(bytes, offset);
     const start = offset + ETHERNET_HEADER_BYTES;
     const packetBytes = length - ETHERNET_HEADER_BYTES;
     if (type === ETHERTYPE_ARP) this.arp.receive(bytes, start, packetBytes);

@@ -1,7 +1,7 @@
 /** What mirage-vnetif promises: its README, its interface, its changelog and its examples. */
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
+import { Stack } from '@xenvif/client/stack';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { Host } from '../../../../src/demo/host.js';
 import { FrameBatch } from '../../../../src/device/frame-batch.js';
 import { WriteOutcome } from '../../../../src/device/network.js';
 import {
@@ -10,6 +10,7 @@ import {
   type VnetifBackend,
   type VnetifDirection,
 } from '../../../../src/device/vnetif/index.js';
+import { NetworkLink } from '../../../../src/stack/network-link.js';
 import { LocalMemory } from '../../../../src/xen/local-memory.js';
 import { dropsOf } from '../../../support/drops.js';
 import { until } from '../../../support/machine.js';
@@ -113,13 +114,19 @@ describe.each(MODES)('a hub with %s', (_, asyncReaders) => {
   });
 
   test('lets two hosts in one process ping each other', async () => {
-    const hosts = [1, 2].map(
-      async (number) => new Host(await connect(), Uint8Array.of(10, 0, 0, number)),
-    );
-    const [first] = await Promise.all(hosts);
-    first?.startPinging(Uint8Array.of(10, 0, 0, 2), 5);
-    await until('five replies are back', () => (first?.repliesReceived ?? 0) >= 5);
-    first?.stop();
+    const hosts: Stack[] = [];
+    const { memory } = backend;
+    for (const cidr of ['10.0.0.1/24', '10.0.0.2/24']) {
+      hosts.push(
+        Stack.connect(new NetworkLink(await connect(), { memory, sendBytes: 65_536 }), { cidr }),
+      );
+    }
+    const outcomes: string[] = [];
+    for await (const { outcome } of hosts[0]?.ping('10.0.0.2', { count: 5, intervalMs: 5 }) ?? []) {
+      outcomes.push(outcome);
+    }
+    expect(outcomes).toEqual(Array(5).fill('reply'));
+    for (const host of hosts) await host.disconnect();
   });
 
   test('has nothing for a node that does not listen yet, or listens no more', async () => {

@@ -24,6 +24,10 @@ export function formatMac(bytes: Uint8Array, offset = 0): string {
   return pairs.join(':');
 }
 
+export function readEthertype(bytes: Uint8Array, offset = 0): number {
+  return ((bytes[offset + 12] as number) << 8) | (bytes[offset + 13] as number);
+}
+
 /** Writes a header at `offset`. */
 export function writeEthernet(
   bytes: Uint8Array,

@@ -1,12 +1,12 @@
+import { internetChecksum, sumBytes } from '@xenvif/client/wire';
 import { describe, expect, test } from 'vitest';
-import { internetChecksum, sumWords } from '../../../src/wire/checksum.js';
 import { seededRandom } from '../../support/random.js';
-import { onesComplement, randomBytes } from './packet-builder.js';
+import { onesComplement, randomBytes } from '../wire/packet-builder.js';
 
 describe('the Internet checksum', () => {
   test('is that of the example in RFC 1071, section 3', () => {
     const bytes = Uint8Array.of(0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7);
-    expect(sumWords(bytes, 0, 8)).toBe(0xddf2);
+    expect(sumBytes(bytes, 0, 8)).toBe(0xddf2);
     expect(internetChecksum(bytes, 0, 8)).toBe(0x220d);
   });
 
@@ -28,13 +28,13 @@ describe('the Internet checksum', () => {
     const bytes = new Uint8Array(4 * 1024 * 1024).fill(0xff);
     for (const end of [65535, 131072, bytes.length]) {
       const odd = end % 2 === 1;
-      expect(sumWords(bytes, 0, end)).toBe(odd ? 0xff00 : 0xffff);
+      expect(sumBytes(bytes, 0, end)).toBe(odd ? 0xff00 : 0xffff);
     }
   });
 
   test('goes on from a sum that was begun elsewhere', () => {
     const bytes = Uint8Array.from({ length: 300 }, (_, index) => index * 7);
-    const first = sumWords(bytes, 0, 100);
-    expect(sumWords(bytes, 100, 300, first)).toBe(sumWords(bytes, 0, 300));
+    const first = sumBytes(bytes, 0, 100);
+    expect(sumBytes(bytes, 100, 300, first)).toBe(sumBytes(bytes, 0, 300));
   });
 });
