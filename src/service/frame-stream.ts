@@ -124,7 +124,6 @@ export class FrameStream {
         this.#sampled = (this.#sampled + 1) % sampleOneIn;
         if (this.#sampled !== 1) continue;
       }
-      this.#sequence += 1;
       const length = batch.length(index);
       this.#append(batch, index, Math.min(length, snaplen), vifIndex);
       if (this.#sequence === this.#options.framesMax) {
@@ -142,20 +141,25 @@ export class FrameStream {
    */
   #pushRun(batch: FrameBatch, vifIndex: number, first: number, end: number): boolean {
     const { direction, filter, snaplen, sampleOneIn } = this.#selector;
-    const { framesMax, queueBytes } = this.#options;
+    const { framesMax } = this.#options;
     if (filter !== undefined || sampleOneIn > 1 || snaplen < FRAME_BYTES_MAX) return false;
-    if (this.#waitingBytes + batch.totalBytes > queueBytes) return false;
     if (framesMax > 0 && this.#sequence + end - first >= framesMax) return false;
     if (direction !== 0 && (batch.flag(first) & 0b11) !== direction) return true;
+    if (this.#waitingBytes + batch.totalBytes > this.#options.queueBytes) {
+      // Of a queue that is not much longer than a run, every frame's place is worth a look.
+      if (batch.totalBytes * 4 > this.#options.queueBytes) return false;
+      if (!this.#makeRoom(batch.totalBytes)) {
+        this.#lose(end - first);
+        return true;
+      }
+    }
     if ((batch.flag(first) & CHECKSUM_BLANK) !== 0 && !completeRun(batch)) return false;
     const flags = batch.flag(first);
     for (let next = first; next < end; ) {
       const open = this.#chunkFor(batch.length(next), batch.timeNs);
       if (open === undefined) {
-        this.#sequence += 1;
-        this.#lose(this.#sequence);
-        next += 1;
-        continue;
+        this.#lose(end - next);
+        break;
       }
       const before = open.frameBytes;
       const taken = open.addRun(batch, next, end, vifIndex, flags, this.#sequence + 1) - next;
@@ -174,6 +178,10 @@ export class FrameStream {
       this.#pump();
     }
     this.#open ??= this.#takeChunk();
+    // Chunks that are not full can be all that there are before their bytes are.
+    if (this.#open === undefined && this.#dropsOldest && this.#dropOldest()) {
+      this.#open = this.#takeChunk();
+    }
     return this.#open;
   }
 
@@ -216,14 +224,15 @@ export class FrameStream {
 
   #append(batch: FrameBatch, index: number, length: number, vif: number): void {
     if (this.#waitingBytes + length > this.#options.queueBytes && !this.#makeRoom(length)) {
-      this.#lose(this.#sequence);
+      this.#lose(1);
       return;
     }
     const open = this.#chunkFor(length, batch.timeNs);
     if (open === undefined) {
-      this.#lose(this.#sequence);
+      this.#lose(1);
       return;
     }
+    this.#sequence += 1;
     if ((batch.flag(index) & CHECKSUM_BLANK) === 0) {
       open.add(batch, index, length, vif, batch.flag(index), this.#sequence);
     } else {
@@ -232,16 +241,23 @@ export class FrameStream {
     this.#waitingBytes += length;
   }
 
-  /** The queue is full: makes room as the policy says. False: the new frame is the one to go. */
+  get #dropsOldest(): boolean {
+    return this.#options.policy === OverflowPolicy.DROP_OLDEST;
+  }
+
+  /** The queue is full: makes room as the policy says. False: what is new is what has to go. */
   #makeRoom(length: number): boolean {
-    this.flush();
+    this.#pump();
     while (this.#waitingBytes + length > this.#options.queueBytes) {
       if (this.#options.policy === OverflowPolicy.END) {
         const text = `Over ${this.#options.queueBytes} bytes of frames waited for the client.`;
         this.#fail(new ResourceExhaustedError('SUBSCRIBER_TOO_SLOW', text));
         return false;
       }
-      if (this.#options.policy === OverflowPolicy.DROP_NEWEST || !this.#dropOldest()) return false;
+      if (!this.#dropsOldest) return false;
+      if (this.#dropOldest()) continue;
+      if (this.#open === undefined || this.#open.count === 0) return false;
+      this.#sealOpen();
     }
     return true;
   }
@@ -265,13 +281,17 @@ export class FrameStream {
     return true;
   }
 
-  #lose(sequence: number): void {
+  /** Counts the next `count` frames, and has them told as lost. */
+  #lose(count: number): void {
     if (this.#ended) return;
     this.#sealOpen();
-    const last = this.#waiting.at(-1);
-    if (last?.kind === 'loss' && last.loss.last + 1 === sequence) last.loss.last = sequence;
-    else {
-      const loss = { first: sequence, last: sequence, cause: this.#cause() };
+    const first = this.#sequence + 1;
+    this.#sequence += count;
+    const before = this.#waiting.at(-1);
+    if (before?.kind === 'loss' && before.loss.last + 1 === first) {
+      before.loss.last = this.#sequence;
+    } else {
+      const loss = { first, last: this.#sequence, cause: this.#cause() };
       this.#waiting.push({ kind: 'loss', loss });
     }
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { FrameBatch } from '../../../src/device/frame-batch.js';
+import { FrameBatch, writeRunHeader } from '../../../src/device/frame-batch.js';
 import {
   LossCause,
   OverflowPolicy,
@@ -84,12 +84,29 @@ function setUp(options: {
     stream.push(batch, 0);
   }
 
+  /** As `push`, with frames that lie one behind the other. */
+  function pushRun(count: number, length: number): void {
+    batch.clear();
+    batch.timeNs = 1000n + BigInt(sent);
+    let place = source;
+    for (let index = 0; index < count; index += 1) {
+      sent += 1;
+      const start = writeRunHeader(memory.bytes, place, length);
+      new DataView(memory.bytes.buffer).setUint32(start, sent, true);
+      batch.add(start, length, 1);
+      place = start + length;
+    }
+    batch.isRun = true;
+    stream.push(batch, 0);
+  }
+
   const lostCount = () => lost.reduce((sum, { first, last }) => sum + last - first + 1, 0);
   const leaked = () => memory.allocatedBytes - before;
   return {
     stream,
     read,
     push,
+    pushRun,
     received,
     lost,
     lostCount,
@@ -124,6 +141,42 @@ describe('a stream of frames', () => {
       }
     });
   }
+
+  for (const policy of [OverflowPolicy.DROP_OLDEST, OverflowPolicy.DROP_NEWEST]) {
+    test(`accounts for every frame of runs, 100 seeded clients, policy ${policy}`, async () => {
+      for (let seed = 1; seed <= 100; seed += 1) {
+        const random = seededRandom(seed);
+        const client = setUp({ policy });
+        for (let round = 0; round < 60; round += 1) {
+          const push = random.below(8) === 0 ? client.push : client.pushRun;
+          push(1 + random.below(200), 64 + random.below(180));
+          expect(client.stream.waitingBytes).toBeLessThanOrEqual(65536);
+          if (random.below(3) === 0) await turn();
+          if (random.below(4) === 0) client.read(1 + random.below(6));
+        }
+        client.stream.flush();
+        while (client.read() > 0) await turn();
+        expect(client.received.size + client.lostCount(), `seed ${seed}`).toBe(client.sent());
+        if (policy === OverflowPolicy.DROP_OLDEST)
+          expect(client.received.has(client.sent())).toBe(true);
+        client.stream.close();
+        expect(client.leaked(), `seed ${seed}`).toBe(0);
+      }
+    });
+  }
+
+  test('a client that never reads has the oldest told as one loss, whatever comes', async () => {
+    const client = setUp({ policy: OverflowPolicy.DROP_OLDEST });
+    for (let round = 0; round < 1000; round += 1) client.pushRun(60, 200);
+    await turn();
+    const waiting = client.stream.waitingBytes;
+    expect(waiting).toBeGreaterThan(65536 - 2 * 8192 - 60 * 200);
+    while (client.read() > 0) await turn();
+    expect(client.lost).toHaveLength(1);
+    expect(client.received.size + client.lostCount()).toBe(60_000);
+    expect(client.received.has(60_000)).toBe(true);
+    client.stream.close();
+  });
 
   test('a client that keeps up loses nothing', async () => {
     const client = setUp({ policy: OverflowPolicy.DROP_OLDEST });
