@@ -13,6 +13,7 @@ import { type Config, type ConfigInput, loadConfig, runtimeDirectory } from './c
 import { Daemon } from './daemon.js';
 import type { DemoGuests } from './demo/guests.js';
 import { XenvifError } from './errors.js';
+import { expectYoungGarbage } from './garbage.js';
 import { claimSocket } from './service/listen.js';
 import { lockMachine } from './service/machine-lock.js';
 import { VERSION } from './version.js';
@@ -34,6 +35,7 @@ interface Flags extends ConfigInput {
 type Undo = () => Promise<void> | void;
 
 async function main(): Promise<void> {
+  expectYoungGarbage();
   const { config: file, welcome, ...flags } = parseFlags();
   let config: Config;
   try {

@@ -1,4 +1,5 @@
 /** The entry of `xenvif`: parses, runs, and turns what went wrong into a line and an exit code. */
+import { expectYoungGarbage } from '@xenvif/client';
 import { describeFailure } from './failure.js';
 import { buildProgram } from './program.js';
 import { wasInterrupted } from './session.js';
@@ -10,6 +11,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (process.stdout.listenerCount('error') === 1) process.exit();
 });
 
+expectYoungGarbage();
 try {
   await buildProgram().parseAsync();
 } catch (error) {

@@ -14,6 +14,7 @@ export {
 } from './frame-batch-view.js';
 export type { InjectionOutcome, LossCause, LossStage, Lost } from './frame-messages.js';
 export type { FrameSelectionOptions, FrameStreamOptions, OpenedFrames } from './frame-options.js';
+export { expectYoungGarbage } from './garbage.js';
 export type { Health } from './health.js';
 export type { Domain, Host, HostInfo, ListDomainsOptions } from './host.js';
 export type { LostTotals } from './loss.js';
