@@ -89,67 +89,45 @@ export class CopyBatch {
   }
 
   /**
-   * Adds copies out of grants of one domain, as many as `locals` and `lengths` are to have used, into
-   * local memory. Of each, `places` has two words at `start` and so on, `stride` words apart: the
-   * reference, and the offset in the page in the lower half. What leaves its page is for Xen to refuse.
+   * Writes segment `index`, a copy out of a grant into local memory, for who adds many at once: they
+   * become the batch's by `take`. The caller has seen that there is room, and that the copy stays in
+   * its page.
    */
-  fromGrants(
+  putFromGrant(
+    index: number,
     domid: number,
-    places: Uint32Array,
-    start: number,
-    stride: number,
-    locals: Uint32Array,
-    lengths: Uint32Array,
-    count: number,
+    ref: number,
+    offset: number,
+    local: number,
+    length: number,
   ): void {
+    const word = index * SEGMENT_WORDS;
     const u32 = this.#u32;
-    const base = this.#baseLow;
-    const high = this.#baseHigh;
-    const domidBits = domid << 16;
-    let word = this.#reserve(count);
-    let place = start;
-    for (let index = 0; index < count; index += 1) {
-      const local = locals[index] as number;
-      u32[word] = places[place] as number;
-      u32[word + 1] = ((places[place + 1] as number) & 0xffff) | domidBits;
-      u32[word + 2] = base + local;
-      u32[word + 3] = this.#isInOnePart ? high : this.#highOf(local);
-      u32[word + 4] = (lengths[index] as number) | (SOURCE_IS_GRANT << 16);
-      u32[word + 5] = STATUS_NOT_RUN;
-      word += SEGMENT_WORDS;
-      place += stride;
-    }
+    u32[word] = ref;
+    u32[word + 1] = offset | (domid << 16);
+    u32[word + 2] = this.#baseLow + local;
+    u32[word + 3] = this.#isInOnePart ? this.#baseHigh : this.#highOf(local);
+    u32[word + 4] = length | (SOURCE_IS_GRANT << 16);
+    u32[word + 5] = STATUS_NOT_RUN;
   }
 
-  /**
-   * Adds copies out of local memory into grants of one domain, each to the start of its page: the
-   * references are words of `refs` at `start` and so on, `stride` words apart.
-   */
-  toGrants(
-    domid: number,
-    refs: Uint32Array,
-    start: number,
-    stride: number,
-    locals: Uint32Array,
-    lengths: Uint32Array,
-    count: number,
-  ): void {
+  /** As `putFromGrant`, out of local memory into the start of a grant's page. */
+  putToGrant(index: number, domid: number, ref: number, local: number, length: number): void {
+    const word = index * SEGMENT_WORDS;
     const u32 = this.#u32;
-    const base = this.#baseLow;
-    const high = this.#baseHigh;
-    let word = this.#reserve(count);
-    let place = start;
-    for (let index = 0; index < count; index += 1) {
-      const local = locals[index] as number;
-      u32[word] = base + local;
-      u32[word + 1] = this.#isInOnePart ? high : this.#highOf(local);
-      u32[word + 2] = refs[place] as number;
-      u32[word + 3] = domid << 16;
-      u32[word + 4] = (lengths[index] as number) | (DESTINATION_IS_GRANT << 16);
-      u32[word + 5] = STATUS_NOT_RUN;
-      word += SEGMENT_WORDS;
-      place += stride;
-    }
+    u32[word] = this.#baseLow + local;
+    u32[word + 1] = this.#isInOnePart ? this.#baseHigh : this.#highOf(local);
+    u32[word + 2] = ref;
+    u32[word + 3] = domid << 16;
+    u32[word + 4] = length | (DESTINATION_IS_GRANT << 16);
+    u32[word + 5] = STATUS_NOT_RUN;
+  }
+
+  /** Makes the first `count` segments, which were put, all that the batch has. */
+  take(count: number): void {
+    if (count > this.capacity) throw new MisuseError('The copy batch is full.');
+    this.#count = count;
+    this.#okayUntil = 0;
   }
 
   /** Says of segments [first, end) that they were carried out: for Xen, where it is emulated. */
@@ -188,14 +166,6 @@ export class CopyBatch {
       throw new MisuseError(`A grant copy of ${length} bytes at ${offset} leaves the page.`);
     }
     return this.#count * SEGMENT_WORDS;
-  }
-
-  /** Makes `count` segments the batch's; returns the first word of the first. */
-  #reserve(count: number): number {
-    if (this.free < count) throw new MisuseError('The copy batch is full.');
-    const word = this.#count * SEGMENT_WORDS;
-    this.#count += count;
-    return word;
   }
 
   /** The upper half of the address of `local`; the lower half wraps by being stored. */

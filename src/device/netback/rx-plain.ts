@@ -33,19 +33,21 @@ export function fillPlain(
     if ((lengths[index] as number) > PAGE_SIZE) return false;
   }
   ring.readRequests(words, count);
-  copies.clear();
-  copies.toGrants(domid, words, 1, 2, offsets, lengths, count);
+  for (let index = 0; index < count; index += 1) {
+    const word = index * 2;
+    const length = lengths[index] as number;
+    const ref = words[word + 1] as number;
+    copies.putToGrant(index, domid, ref, offsets[index] as number, length);
+    // The request becomes its response: id and offset 0, flags and the length as the status.
+    words[word] = (words[word] as number) & 0xffff;
+    words[word + 1] = checksumFlags(flags[index] as number) | (length << 16);
+  }
+  copies.take(count);
   try {
     grants.copy(copies);
   } catch (error) {
     if (!(error instanceof GrantError)) throw error;
     copies.fail();
-  }
-  for (let index = 0; index < count; index += 1) {
-    // The request becomes its response: id and offset 0, flags and the length as the status.
-    words[index * 2] = (words[index * 2] as number) & 0xffff;
-    words[index * 2 + 1] =
-      checksumFlags(flags[index] as number) | ((lengths[index] as number) << 16);
   }
   if (!copies.allOkay) markFailed(scratch, count);
   // A daemon that dies in here has answered none of them: see answer-recovery.ts.

@@ -31,8 +31,8 @@ const PLACE_BYTES_MAX = PAGE_SIZE + 3;
 
 /**
  * Makes a batch of the requests from number `first` on of the `pending` that `scratch.requests` holds,
- * up to one that is not plain, with the copies that fill it. Returns how many there are; 0 where
- * there are too few.
+ * up to one that is not plain, with the copies that fill it and the answers that say OKAY. Returns how
+ * many there are; 0 where there are too few.
  */
 export function parsePlain(
   scratch: TxScratch,
@@ -40,7 +40,7 @@ export function parsePlain(
   first: number,
   pending: number,
 ): number {
-  const { batch, copies, requests, staging } = scratch;
+  const { answers, batch, copies, requests, staging, tailedAnswers } = scratch;
   const { bytes, flags, lengths, offsets } = batch;
   const end = staging.offset + PLAIN_BYTES_MAX - PLACE_BYTES_MAX;
   const firstFlags = (requests[first * 3 + 1] as number) >>> 16;
@@ -51,25 +51,32 @@ export function parsePlain(
   let count = 0;
   for (let word = first * 3; word < until && place <= end; word += 3) {
     const offsetAndFlags = requests[word + 1] as number;
-    const size = (requests[word + 2] as number) >>> 16;
+    const idAndSize = requests[word + 2] as number;
+    const offset = offsetAndFlags & 0xffff;
+    const size = idAndSize >>> 16;
     // Other flags, too short, or past the page: each leaves a bit.
     const isOther =
       ((offsetAndFlags >>> 16) ^ firstFlags) |
       ((size - FRAME_BYTES_MIN) >> 31) |
-      ((PAGE_SIZE - size - (offsetAndFlags & 0xffff)) >> 31);
+      ((PAGE_SIZE - size - offset) >> 31);
     if (isOther !== 0) {
       if (count < PLAIN_MIN) return 0;
       break;
     }
     const start = writeRunHeader(bytes, place, size);
+    copies.putFromGrant(count, domid, requests[word] as number, offset, start, size);
     offsets[count] = start;
     lengths[count] = size;
+    // The id in the lower half, RSP_OKAY, which is 0, in the upper.
+    const answer = count * 3;
+    answers[answer] = idAndSize & 0xffff;
+    tailedAnswers[answer] = idAndSize & 0xffff;
+    tailedAnswers[answer + 2] = idAndSize;
     totalBytes += size;
     place = start + size;
     count += 1;
   }
-  copies.clear();
-  copies.fromGrants(domid, requests, first * 3, 3, offsets, lengths, count);
+  copies.take(count);
   let metadata = DIRECTION_FROM_GUEST;
   if ((firstFlags & TX_CSUM_BLANK) !== 0) metadata |= CHECKSUM_BLANK | DATA_VALIDATED;
   if ((firstFlags & TX_DATA_VALIDATED) !== 0) metadata |= DATA_VALIDATED;
@@ -88,24 +95,4 @@ export function areFlagsTrue(batch: FrameBatch): boolean {
     if (!canComplete(bytes, offsets[index] as number, lengths[index] as number)) return false;
   }
   return true;
-}
-
-/**
- * Makes responses that say OKAY to `count` of `scratch.requests` from number `first` on. Behind each is
- * still the end of its request, until `blankPlain`.
- */
-export function answerPlain(scratch: TxScratch, first: number, count: number): void {
-  const { requests, responses } = scratch;
-  for (let slot = 0; slot < count; slot += 1) {
-    const idAndSize = requests[(first + slot) * 3 + 2] as number;
-    // The id in the lower half, RSP_OKAY, which is 0, in the upper.
-    responses[slot * 3] = idAndSize & 0xffff;
-    responses[slot * 3 + 2] = idAndSize;
-  }
-}
-
-/** Takes from those responses what is left of the requests. */
-export function blankPlain(scratch: TxScratch, count: number): void {
-  const { responses } = scratch;
-  for (let slot = 0; slot < count; slot += 1) responses[slot * 3 + 2] = 0;
 }

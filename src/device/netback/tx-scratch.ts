@@ -21,8 +21,10 @@ export class TxScratch {
   readonly staging: LocalRegion;
   /** The requests as they were on the ring, three words each: all parsing is of this copy. */
   readonly requests = new Uint32Array(TX_SLOTS_MAX * 3);
-  /** Responses to plain requests. The words that a response does not use are and stay zero. */
-  readonly responses = new Uint32Array(TX_SLOTS_MAX * 3);
+  /** Answers to plain requests. The words that an answer does not use are and stay zero. */
+  readonly answers = new Uint32Array(TX_SLOTS_MAX * 3);
+  /** The same with the end of the request, which has its id, behind each. */
+  readonly tailedAnswers = new Uint32Array(TX_SLOTS_MAX * 3);
   readonly slotIds = new Uint16Array(TX_SLOTS_MAX);
   readonly slotKinds = new Uint8Array(TX_SLOTS_MAX);
   readonly packetSlots = new Uint16Array(TX_SLOTS_MAX);

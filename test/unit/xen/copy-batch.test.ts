@@ -62,20 +62,21 @@ describe('a copy batch', () => {
     { baseAddress: 0x1_ffff_f000n, local: 0x1234 },
   ])('lays many copies out as one by one, from $baseAddress on', ({ baseAddress, local }) => {
     const memory = new LocalMemory(new ArrayBuffer(4 * PAGE_SIZE), baseAddress);
-    const locals = Uint32Array.of(0x10, local);
-    const lengths = Uint32Array.of(60, 1514);
     const one = new CopyBatch(memory, 4);
     one.fromGrant(5, 8, 14, 0x10, 60);
     one.fromGrant(5, 0xffffffff, 0, local, 1514);
     one.toGrant(5, 8, 0, 0x10, 60);
     one.toGrant(5, 0xffffffff, 0, local, 1514);
     const many = new CopyBatch(memory, 4);
-    const places = Uint32Array.of(0, 8, 0xffff_000e, 0, 0xffffffff, 0x1_0000);
-    many.fromGrants(5, places, 1, 3, locals, lengths, 2);
-    many.toGrants(5, places, 1, 3, locals, lengths, 2);
+    many.putFromGrant(0, 5, 8, 14, 0x10, 60);
+    many.putFromGrant(1, 5, 0xffffffff, 0, local, 1514);
+    many.putToGrant(2, 5, 8, 0x10, 60);
+    many.putToGrant(3, 5, 0xffffffff, local, 1514);
+    expect(many.count).toBe(0);
+    many.take(4);
     expect(many.count).toBe(4);
     expect(many.segments).toEqual(one.segments);
-    expect(() => many.fromGrants(5, places, 1, 3, locals, lengths, 1)).toThrow(MisuseError);
+    expect(() => many.take(5)).toThrow(MisuseError);
   });
 
   test('says of segments that succeeded that they did, until it is cleared or fails', () => {
