@@ -22,6 +22,9 @@ server.ready();
 if (mode === 'load') {
   const device = new Switch(xen.memory);
   for (const vif of netback.list()) device.plug(vif.name, vif);
+  // Everybody says who they are, so that nothing has to be flooded later.
+  for (const guest of guests) guest.kick();
+  await new Promise((resolve) => setTimeout(resolve, 500));
   for (const guest of guests) {
     guest.onRoom = () => {
       guest.turn();

@@ -13,7 +13,7 @@ import { type RxPatience, RxQueue } from './rx-queue.js';
 import type { TxOptions } from './tx-queue.js';
 import { TxQueue } from './tx-queue.js';
 
-/** Batches that one queue may take before every other gets its turn. */
+/** Batches that one queue may take, if there is time, before every other gets its turn. */
 const BATCHES_PER_TURN = 4;
 /** Batches that an orderly end takes: more than a ring holds, and no more than a guest can refill. */
 const BATCHES_AT_END = 16;
@@ -235,7 +235,8 @@ export class Queue {
       for (let batch = 0; batch < BATCHES_PER_TURN; batch += 1) {
         if (this.#tx.consume(this.#notifyTx) > 0) {
           worked = true;
-          continue;
+          if (this.#context.turns.isTime) continue;
+          break;
         }
         if (!this.#open) return;
         if (this.#waitForRate(worked)) return;

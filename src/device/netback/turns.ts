@@ -42,7 +42,7 @@ export class Turns {
     const isFirst = !this.#isInSlice;
     if (isFirst) this.#beginSlice();
     // Where a slice begins nobody waits.
-    if (isFirst || (this.#begun === this.#waiting.length && this.#isTime())) turn();
+    if (isFirst || (this.#begun === this.#waiting.length && this.isTime)) turn();
     else this.#waiting.push(turn);
   }
 
@@ -58,7 +58,8 @@ export class Turns {
     this.#host.nextRound(this.#onRound);
   }
 
-  #isTime(): boolean {
+  /** Whether who has a turn may go on with it: the slice is not over. */
+  get isTime(): boolean {
     return this.#host.nowMs() < this.#sliceEndMs;
   }
 
@@ -72,7 +73,7 @@ export class Turns {
       const turn = this.#waiting[this.#begun] as () => void;
       this.#begun += 1;
       turn();
-    } while (this.#begun < end && this.#isTime());
+    } while (this.#begun < end && this.isTime);
     this.#waiting.splice(0, this.#begun);
     this.#begun = 0;
   }
