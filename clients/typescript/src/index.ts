@@ -25,7 +25,9 @@ export type {
   FrameListener,
   FrameRequest,
   ListenOptions,
+  MirageNetwork,
   Network,
+  NicListenOptions,
   NicStats,
 } from './network.js';
 export { Nic } from './nic.js';

@@ -36,11 +36,10 @@ export interface ListenOptions {
    * listener that has no room for more. Default: frames of all lengths.
    */
   readonly headerSize?: number | undefined;
-  /** Ends the listening, and nothing else, when it is aborted: the promise resolves. */
-  readonly signal?: AbortSignal | undefined;
 }
 
-export interface Network {
+/** Mirage's half, which every NIC has; how frames travel in batches differs with where it is. */
+export interface MirageNetwork {
   /** The NIC's own address, as six hex pairs with colons. */
   readonly mac: string;
   /** The largest Ethernet payload in bytes, without the header of 14. */
@@ -49,16 +48,35 @@ export interface Network {
   /** Sets `stats` to zero and touches nothing else. */
   resetStats(): void;
 
-  /** Sends one frame, header included, or `buffer[0 .. fill(buffer))` of a zeroed buffer. */
+  /**
+   * Sends one frame, header included, or `buffer[0 .. fill(buffer))` of a zeroed buffer of exactly
+   * `size` bytes. The frame is the caller's again when the promise settles. Rejects as Disconnected or
+   * Invalid_length, and with what `fill` throws.
+   */
   write(frame: Uint8Array): Promise<void>;
   write(request: FrameRequest, fill: FillFrame): Promise<void>;
-  /** Sends the parts as one frame. */
+  /** Sends the parts as one frame. Otherwise as `write`. */
   writev(parts: readonly Uint8Array[]): Promise<void>;
-  /** Calls `onFrame` with every frame received from now on, until the NIC is given up. */
+  /**
+   * Calls `onFrame` with a copy of every frame received from now on; the copy is the callee's. Frames
+   * are as they look on a wire: checksums are in place, and segmentation is done. Resolves when
+   * the NIC is given up.
+   *
+   * Where `onFrame` throws, or a promise of its rejects, it is called no more and `listen` rejects
+   * with that error; the NIC and all other listeners go on.
+   */
   listen(onFrame: FrameListener, options?: ListenOptions): Promise<void>;
   /** Gives the NIC up. Never fails; a second call does nothing. */
   disconnect(): Promise<void>;
+}
 
+export interface NicListenOptions extends ListenOptions {
+  /** Ends the listening, and nothing else, when it is aborted: the promise resolves. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Network extends MirageNetwork {
+  listen(onFrame: FrameListener, options?: NicListenOptions): Promise<void>;
   /** Sends frames in order. */
   writeBatch(frames: readonly Uint8Array[]): Promise<void>;
   /** Calls `onBatch` with every batch received from now on. Returns a function that ends it. */

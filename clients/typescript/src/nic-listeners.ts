@@ -5,7 +5,7 @@
 import { FRAME_BYTES_MAX } from './batch-encoder.js';
 import { Deferred } from './deferred.js';
 import type { FrameBatchView } from './frame-batch-view.js';
-import type { BatchListener, FrameListener, ListenOptions } from './network.js';
+import type { BatchListener, FrameListener, NicListenOptions } from './network.js';
 
 /** A call of `listen` that goes on. */
 interface Listening {
@@ -25,7 +25,7 @@ export class NicListeners {
   /** As `Nic.listen`; `mtu` is asked for at each frame. */
   async listen(
     onFrame: FrameListener,
-    { headerSize, signal }: ListenOptions,
+    { headerSize, signal }: NicListenOptions,
     mtu: () => number,
   ): Promise<void> {
     if (signal?.aborted) return;

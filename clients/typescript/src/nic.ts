@@ -20,8 +20,8 @@ import {
   type FrameListener,
   type FrameRequest,
   fillFrame,
-  type ListenOptions,
   type Network,
+  type NicListenOptions,
   type NicStats,
 } from './network.js';
 import { NicListeners } from './nic-listeners.js';
@@ -257,7 +257,7 @@ export class Nic implements Network, AsyncIterable<Frame> {
    * other listeners go on.
    * @throws XenvifClientError DISCONNECTED, or what ended the NIC.
    */
-  async listen(onFrame: FrameListener, options: ListenOptions = {}): Promise<void> {
+  async listen(onFrame: FrameListener, options: NicListenOptions = {}): Promise<void> {
     this.#checkNotGivenUp();
     const listening = this.#listeners.listen(onFrame, options, () => this.mtu);
     this.#hearWaiting();
