@@ -20,6 +20,7 @@ import { HostService } from './host-service.js';
 import { reflectionService } from './reflection.js';
 import { StatsService } from './stats-service.js';
 import { SwitchService } from './switch-service.js';
+import { widenConnections, widenStreams } from './upload-window.js';
 import { type OpenDomain, VchanService } from './vchan-service.js';
 import { VifRegistry } from './vif-registry.js';
 import { VifService } from './vif-service.js';
@@ -57,9 +58,6 @@ export class GrpcServer {
     logger: Logger,
     openDomain?: OpenDomain,
   ) {
-    // What clients may send ahead stays HTTP/2's 64 KiB a connection, which a socket's buffer can hold:
-    // Node's HTTP/2 does not read while a write of its own is stuck, and with more on its way in both
-    // directions the two ends of a connection wait for each other for ever.
     // grpc-js writes to the console by itself what its callers are told anyway.
     setLogVerbosity(logVerbosity.NONE);
     this.#logger = logger;
@@ -80,6 +78,7 @@ export class GrpcServer {
     this.vchans = new VchanService({ xen, logger, channelsMax, openDomain });
     this.#server.addService(VchanServiceService, this.vchans.handlers());
     this.#server.addService(HostServiceService, host.handlers());
+    widenStreams(this.#server);
     this.#health.addToServer(this.#server);
     reflectionService().addToServer(this.#server);
   }
@@ -89,6 +88,7 @@ export class GrpcServer {
     return await new Promise<number>((resolve, reject) => {
       this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) => {
         if (error === null) {
+          widenConnections(this.#server);
           resolve(port);
         } else
           reject(
