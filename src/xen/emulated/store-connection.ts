@@ -6,7 +6,6 @@
  */
 import type { Duplex } from 'node:stream';
 import { ProtocolError, StoreError } from '../../errors.js';
-import { isWithin } from '../xenstore/path.js';
 import {
   emitMessage,
   emitStrings,
@@ -15,15 +14,9 @@ import {
   MessageType,
   PAYLOAD_BYTES_MAX,
 } from '../xenstore/wire.js';
+import { ServedWatches } from './served-watches.js';
 import type { StoreTransaction } from './store-transaction.js';
 import { mayAccess, type StoreCaller, type StoreChange } from './store-tree.js';
-
-/** A watch as it was asked for, and the absolute path it means. */
-interface ServedWatch {
-  readonly asked: string;
-  readonly path: string;
-  readonly token: string;
-}
 
 /** What a request brings about, in the order in which the peer gets to see it. */
 export interface ServedReply {
@@ -46,6 +39,7 @@ export class ServedConnection {
   /** Set by XS_SET_TARGET. */
   target: number | undefined;
   readonly transactions = new Map<number, StoreTransaction>();
+  readonly watches = new ServedWatches();
   /** Why the store ended this connection, when it was not the peer. */
   endedFor: string | undefined;
   readonly #stream: Duplex;
@@ -54,7 +48,6 @@ export class ServedConnection {
   /** What arrived and was not answered yet. Nothing more is read while there is any. */
   readonly #chunks: Buffer[] = [];
   #input: Generator<Message, void, void> | undefined;
-  readonly #watches: ServedWatch[] = [];
   /** What the stream does not take yet; watch events have a key so that equals are found. */
   readonly #output: { bytes: Buffer; eventKey?: string }[] = [];
   readonly #queuedEvents = new Set<string>();
@@ -84,10 +77,6 @@ export class ServedConnection {
       : { domid: this.domid, target: this.target };
   }
 
-  get watches(): readonly { readonly path: string; readonly token: string }[] {
-    return this.#watches;
-  }
-
   /** Ends the connection from the store's side. */
   end(reason: string): void {
     this.endedFor ??= reason;
@@ -103,40 +92,14 @@ export class ServedConnection {
     return id;
   }
 
-  /** @throws StoreError EEXIST for the same path and token twice. */
-  addWatch(watch: ServedWatch): void {
-    if (this.#indexOfWatch(watch.path, watch.token) >= 0) {
-      throw new StoreError('EEXIST', `there is such a watch of ${watch.path} already`);
-    }
-    this.#watches.push(watch);
-  }
-
-  /** @throws StoreError ENOENT when there is no such watch. */
-  removeWatch(path: string, token: string): void {
-    const index = this.#indexOfWatch(path, token);
-    if (index < 0) {
-      throw new StoreError('ENOENT', `there is no such watch of ${path}`);
-    }
-    this.#watches.splice(index, 1);
-  }
-
-  removeAllWatches(): void {
-    this.#watches.length = 0;
-  }
-
   /** Tells the peer of a change, once for each of its watches that hears of it. */
   hear(change: StoreChange): void {
     if (!change.permissions.some((one) => mayAccess(this.caller, one, 'read'))) {
       return;
     }
-    for (const watch of this.#watches) {
-      const hears =
-        change.path === watch.path ||
-        (change.heardBy === 'path and above' && isWithin(change.path, watch.path));
-      if (hears) {
-        // A relative watch is answered in its own terms: the rest of the path follows what was asked.
-        this.sendEvent(watch.asked, change.path.slice(watch.path.length), watch.token);
-      }
+    for (const { asked, path, token } of this.watches.hearing(change)) {
+      // A relative watch is answered in its own terms: the rest of the path follows what was asked.
+      this.sendEvent(asked, change.path.slice(path.length), token);
     }
   }
 
@@ -151,10 +114,6 @@ export class ServedConnection {
     const type = MessageType.WATCH_EVENT;
     const bytes = emitMessage({ type, requestId: 0, transactionId: 0, payload });
     this.#send(bytes, `${path}\0${token}`);
-  }
-
-  #indexOfWatch(path: string, token: string): number {
-    return this.#watches.findIndex((watch) => watch.path === path && watch.token === token);
   }
 
   /** Answers what has arrived, as far as the peer takes the answers. */
@@ -254,7 +213,7 @@ export class ServedConnection {
     }
     this.#closed = true;
     this.transactions.clear();
-    this.removeAllWatches();
+    this.watches.clear();
     this.#chunks.length = 0;
     this.#output.length = 0;
     this.#queuedEvents.clear();

@@ -14,22 +14,22 @@ export function watch(request: Request): Buffer {
   const path = absolute(request, asked, 'special allowed');
   const { watchesPerDomainMax, watchesPerConnectionMax, quotaErrno } = server.limits;
   const max = isPrivileged(caller) ? watchesPerConnectionMax : watchesPerDomainMax;
-  if (connection.watches.length >= max) {
+  if (connection.watches.count >= max) {
     throw new StoreError(quotaErrno, `there are ${max} watches already`);
   }
-  connection.addWatch({ asked, path, token });
+  connection.watches.add({ asked, path, token });
   request.afterwards.push(() => connection.sendEvent(asked, '', token));
   return OK;
 }
 
 export function unwatch(request: Request): Buffer {
   const [asked = '', token = ''] = strings(request, 2);
-  request.connection.removeWatch(absolute(request, asked, 'special allowed'), token);
+  request.connection.watches.remove(absolute(request, asked, 'special allowed'), token);
   return OK;
 }
 
 export function resetWatches({ connection }: Request): Buffer {
-  connection.removeAllWatches();
+  connection.watches.clear();
   connection.transactions.clear();
   return OK;
 }

@@ -172,7 +172,7 @@ export class EmulatedStore {
   /** @throws MisuseError naming every watch and transaction that a domain has left open. */
   checkNoLeaks(domid: number): void {
     const leaks = this.#connectionsOf(domid).flatMap((connection) => [
-      ...connection.watches.map(({ path, token }) => `a watch of ${path} (${token})`),
+      ...connection.watches.all.map(({ path, token }) => `a watch of ${path} (${token})`),
       ...[...connection.transactions.keys()].map((id) => `the transaction ${id}`),
     ]);
     if (leaks.length > 0) {
