@@ -2,7 +2,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 
-const READY_TIMEOUT_MS = 30_000;
+/** How long a program may take for a line: a thousand handshakes on a busy machine, and more. */
+const LINE_TIMEOUT_MS = 300_000;
 
 /** A program that is running, whose output is read line by line. */
 export class Program {
@@ -30,7 +31,7 @@ export class Program {
 
   /** The next line that the program prints. */
   async line(): Promise<string> {
-    const timer = setTimeout(() => this.stop(), READY_TIMEOUT_MS + 60_000);
+    const timer = setTimeout(() => this.stop(), LINE_TIMEOUT_MS);
     try {
       while (this.#lines.length === 0 && !this.#ended) {
         await new Promise<void>((resolve) => {
