@@ -47,7 +47,7 @@ export async function tcp(
   return {
     // The receiver stops its account when the sender says so, with the last bytes still on their way.
     bytes: end.sum_sent.bytes,
-    megabitsPerSecond: Math.round(end.sum_received.bits_per_second / 1e6),
+    megabitsPerSecond: rounded(end.sum_received.bits_per_second),
     retransmits: end.sum_sent.retransmits ?? 0,
   };
 }
@@ -63,7 +63,7 @@ export async function udp(
   const { bytes = 0, bits_per_second = 0, packets = 0, lost_packets = 0 } = end.sum ?? {};
   return {
     bytes,
-    megabitsPerSecond: Math.round(bits_per_second / 1e6),
+    megabitsPerSecond: rounded(bits_per_second),
     sent: packets,
     lost: lost_packets,
   };
@@ -87,4 +87,9 @@ async function run(
   const report = JSON.parse(text) as Report;
   if (report.error !== undefined) throw new Error(`iperf3 in ${peer.name}: ${report.error}`);
   return report;
+}
+
+/** Megabits with one digit behind the point. */
+function rounded(bitsPerSecond: number): number {
+  return Math.round(bitsPerSecond / 1e5) / 10;
 }

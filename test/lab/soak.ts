@@ -1,8 +1,8 @@
 /** Tests of the lab have a short form, which every check runs, and a long one for XENVIF_SOAK=1. */
 export const isSoak = process.env['XENVIF_SOAK'] === '1';
 
-/** One of two figures: the short form's or the soak's. */
-export function rounds(short: number, soak: number): number {
+/** One of two: what the short form has, or the soak. */
+export function rounds<T>(short: T, soak: T): T {
   return isSoak ? soak : short;
 }
 

@@ -96,7 +96,7 @@ export class Xenvifd {
     return daemon;
   }
 
-  /** Starts it again after `stop`. */
+  /** Starts it again after `stop` or `kill`. */
   async restart(): Promise<void> {
     const program = join(findCheckout(), 'dist', 'main.js');
     if (!existsSync(program)) throw new LabError(`there is no ${program}: run npm run build first`);
@@ -126,6 +126,24 @@ export class Xenvifd {
     this.#process = undefined;
     const { code } = await child.wait();
     if (code !== 0) throw new LabError(`xenvifd ended with ${code}: ${oneLine(child.stderr())}`);
+  }
+
+  /** Ends it by SIGKILL, and resolves when it is gone. */
+  async kill(): Promise<void> {
+    const child = this.#running();
+    child.kill('SIGKILL');
+    await child.wait();
+    this.#log += child.stderr();
+    this.#process = undefined;
+  }
+
+  /** Stops its time, and lets it go on. */
+  pause(): void {
+    this.#running().kill('SIGSTOP');
+  }
+
+  resume(): void {
+    this.#running().kill('SIGCONT');
   }
 
   /** All that it has logged, in its earlier lives too. */

@@ -1,10 +1,10 @@
 /**
  * Runs in dom0 as long as tests do and answers questions about the daemon's vifs and switches by the
- * SDK: a JSON document a line, {id, question, parameters} in and {id, value} or {id, error} out.
+ * SDK, as questions.mjs has them asked.
  */
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { XenvifClient } from '@xenvif/client';
+import { answer } from './questions.mjs';
 
 const POLL_MS = 100;
 
@@ -76,13 +76,5 @@ const questions = {
   },
 };
 
-const plain = (_key, value) => (typeof value === 'bigint' ? Number(value) : value);
-
-for await (const line of createInterface({ input: process.stdin })) {
-  const { id, question, parameters } = JSON.parse(line);
-  questions[question](...parameters).then(
-    (value) => console.log(JSON.stringify({ id, value }, plain)),
-    (error) => console.log(JSON.stringify({ id, error: String(error) })),
-  );
-}
+await answer(questions);
 client.close();
