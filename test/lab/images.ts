@@ -73,7 +73,7 @@ function initrdEntries(assets: Assets, init: string, modules: readonly string[])
 }
 
 /** A program and, as ldd names them, the loader and libraries it needs. */
-function withLibraries(program: string): string[] {
+export function withLibraries(program: string): string[] {
   let listed: string;
   try {
     listed = execFileSync('ldd', [program], { encoding: 'utf8', stdio: 'pipe' });

@@ -12,6 +12,7 @@
  *   send=SECONDS   sends from memory for so long and prints MB/s, in place of stdin
  *   discard=1      counts what comes and prints MB/s at the end
  *
+ * Tells on stderr of its steps, when the talk was over in milliseconds of this day's clock, and what went.
  * Ends with 0 when the peer has closed or all is done, with 2 when something failed.
  */
 #include <errno.h>
@@ -34,6 +35,8 @@ static struct libxenvchan *ctrl;
 static unsigned long long option_ring, option_chunk = 65536, option_expect, option_packets;
 static unsigned long long option_echo, option_send, option_discard;
 static unsigned long long received, sent;
+/* How often nothing came for the longest wait: what a lost event costs. */
+static unsigned idle;
 static char out[CHUNK_MAX], in[65536];
 static size_t out_length, out_done;
 static int input_over;
@@ -43,11 +46,13 @@ static void fail(const char *what) {
   exit(2);
 }
 
-static double now(void) {
+static double seconds_of(clockid_t clock) {
   struct timespec at;
-  clock_gettime(CLOCK_MONOTONIC, &at);
+  clock_gettime(clock, &at);
   return at.tv_sec + at.tv_nsec / 1e9;
 }
+
+static double now(void) { return seconds_of(CLOCK_MONOTONIC); }
 
 static void noise(uint64_t state, unsigned long long bytes) {
   static uint64_t words[8192];
@@ -151,7 +156,9 @@ static int is_done(void) {
 static void wait_for_something(void) {
   struct pollfd polled = {.fd = libxenvchan_fd_for_select(ctrl), .events = POLLIN};
   /* The limit makes up for nothing: it lets `send` see that its time is over. */
-  if (poll(&polled, 1, 200) > 0 && libxenvchan_wait(ctrl) < 0) fail("wait");
+  int count = poll(&polled, 1, 200);
+  if (count == 0) idle++;
+  if (count > 0 && libxenvchan_wait(ctrl) < 0) fail("wait");
 }
 
 static void connect_to(const char *role, int domid, const char *path) {
@@ -204,9 +211,10 @@ static void talk(void) {
     wait_for_something();
   }
   double seconds = now() - start;
+  fprintf(stderr, "end %.0f\n", seconds_of(CLOCK_REALTIME) * 1000);
   if (option_send) fprintf(stderr, "rate %.2f\n", sent / seconds / 1e6);
   if (option_discard) fprintf(stderr, "rate %.2f\n", received / seconds / 1e6);
-  fprintf(stderr, "closed after %llu received and %llu sent\n", received, sent);
+  fprintf(stderr, "closed after %llu received and %llu sent, %u times idle\n", received, sent, idle);
 }
 
 int main(int argc, char **argv) {
