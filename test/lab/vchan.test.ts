@@ -24,7 +24,7 @@ const MIB = 1024 * 1024;
 /** The rings, 0 for those in the shared page, and how much goes each way in one exchange. */
 const RINGS = [
   { ring: 0, bytes: rounds(1, 256) * MIB },
-  { ring: 4096, bytes: rounds(4, 256) * MIB },
+  { ring: 4096, bytes: rounds(2, 256) * MIB },
   { ring: 65_536, bytes: rounds(8, 256) * MIB },
 ] as const;
 const OPENS = rounds(100, 1000);

@@ -62,7 +62,8 @@ export class VchanScene {
   /** `limitMs` is how long a command may take. */
   static async open(lab: Lab, limitMs: number): Promise<VchanScene> {
     buildPeer();
-    const modules = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc'];
+    // The last is for vchan-socket-proxy alone, which as a client wants to ask after its server's domain.
+    const modules = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xen-privcmd'];
     const [guest, ends] = await Promise.all([
       lab.createGuest({
         ...{ name: 'talker', memoryMiB: GUEST_MIB, cmdline: 'lab.netfront=no' },
