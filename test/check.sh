@@ -1,8 +1,9 @@
 #!/bin/sh
 # Everything that must hold, from a fresh clone on: installs what is missing, lints, builds, checks
 # the generated code for drift, and runs the unit, golden, end-to-end, hostile-peer, simulation,
-# fuzzing and lab tests. A part that cannot run is a failure; single tests that this machine's kernel
-# cannot run are said in red. Ends with one line: how many parts passed, how many failed.
+# fuzzing and lab tests. The lab's machine spends much of its time waiting, so the lab runs beside the
+# other tests. A part that cannot run is a failure; single tests that this machine's kernel cannot run
+# are said in red. Ends with one line: how many parts passed, how many failed.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -12,8 +13,18 @@ names=""
 not_run=""
 output=$(mktemp)
 why=$(mktemp)
-trap 'rm -f "$output" "$why"' EXIT
+lab_output=$(mktemp)
+lab_pid=""
+trap 'clean_up' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 start=$(date +%s)
+
+# clean_up: ends the lab where it still runs, and its machine with it.
+clean_up() {
+  [ -z "$lab_pid" ] || kill -TERM -- "-$lab_pid" 2>/dev/null
+  rm -f "$output" "$why" "$lab_output" "$lab_output.code"
+}
 
 # part NAME COMMAND...: runs a part and keeps account of it.
 part() {
@@ -69,12 +80,31 @@ no_drift() {
   return 1
 }
 
+# start_lab: runs the lab in a process group of its own.
+start_lab() {
+  export lab_output
+  setsid sh -c 'npx vitest run --project lab; echo "$?" >"$lab_output.code"' >"$lab_output" 2>&1 &
+  lab_pid=$!
+}
+
+# follow_lab: what the lab has printed and prints until it ends.
+follow_lab() {
+  tail -n +1 -f --pid="$lab_pid" "$lab_output"
+  return "$(cat "$lab_output.code" || echo 1)"
+}
+
 part packages sh test/packages.sh || finish
 part install npm ci --no-audit --no-fund --loglevel=error || finish
 part lint npm run --silent lint
 part drift no_drift
 part build npm run --silent build || finish
 part types sh -c 'npx tsc -p test && npx tsc -p clients/typescript/examples && npx tsc -p test/bench && npx tsc -p test/lab'
+if part lab-packages sh test/lab/packages.sh; then
+  start_lab
+else
+  failed=$((failed + 1))
+  names="$names lab(not-run)"
+fi
 part unit npx vitest run --project unit
 part golden npx vitest run --project golden
 part e2e npx vitest run --project e2e
@@ -84,10 +114,5 @@ part sim npx vitest run --project sim
 XENVIF_FUZZ_SEED=$(printf '%d' "0x$(git rev-parse --short=8 HEAD | cut -c1-8)")
 export XENVIF_FUZZ_SEED
 part fuzz npx vitest run --project fuzz --maxWorkers 3
-if part lab-packages sh test/lab/packages.sh; then
-  part lab npx vitest run --project lab
-else
-  failed=$((failed + 1))
-  names="$names lab(not-run)"
-fi
+[ -z "$lab_pid" ] || part lab follow_lab
 finish
