@@ -7,7 +7,7 @@
  *   frames -> open chunk -> queue of sealed chunks and losses -> in flight in gRPC -> client
  */
 import { CHECKSUM_BLANK, type FrameBatch } from '../device/frame-batch.js';
-import { ResourceExhaustedError } from '../errors.js';
+import { GrantError, ResourceExhaustedError } from '../errors.js';
 import {
   LossCause,
   LossStage,
@@ -305,9 +305,17 @@ export class FrameStream {
     const spare = this.#spare.pop();
     if (spare !== undefined) return spare;
     if (this.#chunks >= this.#chunksMax) return undefined;
-    this.#chunks += 1;
     const { chunk, memory } = this.#options;
-    return new FrameChunk(memory, chunk, FRAME_BYTES_MAX);
+    try {
+      const made = new FrameChunk(memory, chunk, FRAME_BYTES_MAX);
+      this.#chunks += 1;
+      return made;
+    } catch (error) {
+      // Many slow clients can take all memory there is. Each then makes do with what it has, and a
+      // device that brings frames never hears of it.
+      if (error instanceof GrantError) return undefined;
+      throw error;
+    }
   }
 
   #giveBack(chunk: FrameChunk): void {

@@ -16,6 +16,7 @@ import {
   neverReads,
   ringCost,
   ringToClient,
+  subscribers,
   switching,
   vifToVif,
 } from './rows.js';
@@ -66,6 +67,7 @@ function groups(place: Place): Group[] {
     ...[64, 1514].map((size) => ringCost(place, size)),
     ...(['p50', 'p99', 'p999'] as const).map((part) => latency(place, part)),
     neverReads(place),
+    ...[1, 10, 100].map((count) => subscribers(place, count)),
     ...[64, 1514].map((size) => vifToVif(place, size)),
     ...[64, 1514].flatMap((size) => [1, 2, 3, 4].map((count) => switching(place, size, count))),
     manyVifs(place),

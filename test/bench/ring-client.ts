@@ -1,18 +1,42 @@
 /**
  * A client in a process of its own that looks at every frame of a batch by its offsets.
- * Usage: ring-client ADDRESS SECONDS [latency|idle]; prints frames per second, and how many were lost; with
- * `latency`, microseconds from the guest's event until the frame is here; `idle` never reads.
+ * Usage: ring-client ADDRESS SECONDS [latency|idle|many COUNT]; prints frames per second, and how many
+ * were lost; with `latency`, microseconds from the guest's event until the frame is here; `idle` never
+ * reads; `many` opens so many streams and prints what each gets.
  */
 import { type FrameBatchView, XenvifClient } from '@xenvif/client';
 
-const [address = '', secondsText = '1', mode = 'rate'] = process.argv.slice(2);
+const [address = '', secondsText = '1', mode = 'rate', countText = '1'] = process.argv.slice(2);
 const durationMs = Number(secondsText) * 1000;
 const WARM_UP_MS = 1500;
 const client = new XenvifClient({ address });
 
 if (mode === 'latency') await latency();
 else if (mode === 'idle') client.observeBatches('vifs/1.0', { direction: 'from-guest' });
+else if (mode === 'many') await many(Number(countText));
 else await rate();
+
+async function many(count: number): Promise<void> {
+  let frames = 0;
+  const streams = Array.from({ length: count }, () =>
+    client.observeBatches('vifs/1.0', { direction: 'from-guest' }),
+  );
+  const taking = streams.map(async (stream) => {
+    for await (const batch of stream) {
+      frames += batch.count;
+      batch.release();
+    }
+  });
+  await new Promise((resolve) => setTimeout(resolve, WARM_UP_MS));
+  const from = performance.now();
+  frames = 0;
+  await new Promise((resolve) => setTimeout(resolve, durationMs));
+  const seconds = (performance.now() - from) / 1000;
+  console.log(JSON.stringify({ rate: frames / count / seconds }));
+  for (const stream of streams) stream.close();
+  await Promise.all(taking);
+  client.close();
+}
 
 async function rate(): Promise<void> {
   const stream = client.observeBatches('vifs/1.0', { direction: 'from-guest' });

@@ -3,7 +3,7 @@
  * Usage: ring-server FRAME_BYTES [receive|kick]; prints the address and serves until its parent ends
  * it. The guest sends frames to who observes it; with `receive` it only takes what is sent to it, and
  * with `kick` it sends one frame every 2 ms, with the time in it. Asked by a
- * line on its standard input, it prints { sent, received, ms, cpuMs }.
+ * line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
  */
 import { pino } from 'pino';
 import { loadConfig } from '../../dist/config.js';
@@ -65,7 +65,8 @@ process.stdin.on('data', () => {
   const { system, user } = process.cpuUsage();
   const { received, sent } = ring;
   const cpuMs = (system + user) / 1000;
-  console.log(JSON.stringify({ sent, received, ms: performance.now(), cpuMs }));
+  const rssBytes = process.memoryUsage.rss();
+  console.log(JSON.stringify({ sent, received, ms: performance.now(), cpuMs, rssBytes }));
 });
 process.on('SIGINT', () => process.exit(0));
 console.log(`127.0.0.1:${port}`);

@@ -202,6 +202,45 @@ export function neverReads(place: Place): Group {
   };
 }
 
+/**
+ * Subscribers to the same frames in one process: what each gets, and what the daemon takes for all of them,
+ * in processors and in memory.
+ */
+export function subscribers(place: Place, count: number): Group {
+  const { here, seconds } = place;
+  let taken = { rate: Number.NaN, cpu: Number.NaN, memory: Number.NaN };
+  const run = async () => {
+    const server = node(join(here, 'ring-server.js'), '64');
+    let client: Program | undefined;
+    try {
+      const args = [await server.line(), `${seconds}`, 'many', `${count}`];
+      const before = await server.ask();
+      client = node(join(here, 'ring-client.js'), ...args);
+      const { rate: each } = JSON.parse(await client.line());
+      const after = await server.ask();
+      const busyMs = (after['cpuMs'] ?? 0) - (before['cpuMs'] ?? 0);
+      taken = {
+        rate: each / 1e6,
+        cpu: (busyMs / ((after['ms'] ?? 0) - (before['ms'] ?? 0))) * 100,
+        memory: (after['rssBytes'] ?? 0) / 1e6,
+      };
+    } finally {
+      client?.stop();
+      server.stop();
+    }
+    return taken.rate;
+  };
+  return {
+    name: `subscribers: ${count}, 64 B`,
+    measures: [
+      { name: 'frames to each', unit: 'Mframes/s', run },
+      { name: 'processor of the daemon', unit: '%', run: async () => taken.cpu },
+      { name: 'memory of the daemon', unit: 'MB', run: async () => taken.memory },
+    ],
+    ratios: [],
+  };
+}
+
 /** The switch beside the plainest hub: a promise and a fresh copy for each listener. */
 export function switching(place: Place, size: number, listeners: number): Group {
   const run = (folder: string, name: string, mode: string) =>

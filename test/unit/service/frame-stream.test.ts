@@ -17,8 +17,9 @@ function setUp(options: {
   creditBytes?: number;
   queueBytes?: number;
   framesMax?: number;
+  memoryBytes?: number;
 }) {
-  const memory = new LocalMemory(new ArrayBuffer(32 * 1024 * 1024), 0n);
+  const memory = new LocalMemory(new ArrayBuffer(options.memoryBytes ?? 32 * 1024 * 1024), 0n);
   const source = memory.allocate(65536).offset;
   const batch = new FrameBatch(memory.bytes, 256);
   const before = memory.allocatedBytes;
@@ -176,6 +177,19 @@ describe('a stream of frames', () => {
     expect(client.received.size + client.lostCount()).toBe(60_000);
     expect(client.received.has(60_000)).toBe(true);
     client.stream.close();
+  });
+
+  test('where memory is short, a client makes do with what it has, and frames are told as lost', () => {
+    // Room for the frames' source and two messages.
+    const memoryBytes = 65536 + 2 * 80 * 1024;
+    const client = setUp({ policy: OverflowPolicy.DROP_OLDEST, memoryBytes });
+    for (let round = 0; round < 100; round += 1) client.pushRun(60, 200);
+    client.stream.flush();
+    while (client.read() > 0);
+    expect(client.received.size).toBeGreaterThan(0);
+    expect(client.received.size + client.lostCount()).toBe(6000);
+    client.stream.close();
+    expect(client.leaked()).toBe(0);
   });
 
   test('a client that keeps up loses nothing', async () => {
