@@ -81,18 +81,24 @@ export function decodeFrameBatch(
       firstSequence = reader.varint64();
     } else reader.skip(field, wireType);
   }
-  const { count } = places;
-  slabUsed = places.end;
+  const { cells, count, end: lastCell, firstCell } = places;
+  slabUsed = lastCell;
   return new FrameBatchView({
     bytes,
     count,
     byteCount: places.byteCount,
     baseTimeNs,
     firstSequence,
-    cells: places.cells,
-    firstCell: places.firstCell,
+    cells,
+    firstCell,
     columns: columns.map((column, index) => finishColumn(bytes, column, index, count)),
-    recycle,
+    recycle:
+      recycle &&
+      ((message) => {
+        // The places noted last can be noted over; of the others there is no account.
+        if (cells === slab && lastCell === slabUsed) slabUsed = firstCell;
+        recycle(message);
+      }),
   });
 }
 

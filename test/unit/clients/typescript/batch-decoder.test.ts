@@ -263,6 +263,36 @@ describe('the decoder of frame batches', () => {
   });
 });
 
+describe('a batch that is released', () => {
+  const encoded = (length: number, count: number): Buffer => {
+    const frames = Array.from({ length: count }, (_, index) => Buffer.alloc(length + index, index));
+    return Buffer.from(FrameBatch.encode(FrameBatch.fromPartial({ frames })).finish());
+  };
+
+  it('gives its memory back once, and no other batch notices', () => {
+    const back: Buffer[] = [];
+    const decode = (bytes: Buffer) =>
+      decodeFrameBatch(bytes, 0, bytes.length, (message) => back.push(message));
+    const [first, second] = [encoded(20, 7), encoded(100, 30)];
+    const [kept, released] = [decode(first), decode(second)];
+    released.release();
+    released.release();
+    expect(back).toEqual([second]);
+    const later = decode(encoded(60, 50));
+    kept.release();
+    const last = decode(encoded(40, 9));
+    for (const [batch, length, count] of [
+      [later, 60, 50],
+      [last, 40, 9],
+    ] as const) {
+      expect(batch.count).toBe(count);
+      for (let index = 0; index < count; index += 1) {
+        expect(batch.frame(index).equals(Buffer.alloc(length + index, index))).toBe(true);
+      }
+    }
+  });
+});
+
 describe('the decoder of messages', () => {
   it('finds the batch of a message, also between unknown fields', () => {
     const batch = anyBatch(random(3));
