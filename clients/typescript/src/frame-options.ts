@@ -39,7 +39,7 @@ export interface FrameStreamOptions extends CallOptions, FrameSelectionOptions {
   readonly overflow?: 'drop-oldest' | 'drop-newest' | 'end' | undefined;
   /**
    * Bytes of frames that may be on their way to this client or wait in it; the SDK gives the daemon
-   * new credit as frames are consumed. At least 1 MiB; default 4 MiB.
+   * new credit as frames are consumed. At least 1 MiB; default 8 MiB.
    */
   readonly creditBytes?: number | undefined;
 }
@@ -59,7 +59,8 @@ export interface OpenedFrames {
   readonly port?: Port;
 }
 
-const DEFAULT_CREDIT_BYTES = 4 * 1024 * 1024;
+/** As much as HTTP/2 may bring ahead: with less the daemon waits for a client that is short of a processor. */
+const DEFAULT_CREDIT_BYTES = 8 * 1024 * 1024;
 /** Less could stall: four batches of the longest kind, for credit goes back by the quarter. */
 const CREDIT_BYTES_MIN = 1024 * 1024;
 
