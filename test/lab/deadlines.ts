@@ -19,7 +19,7 @@ export const deadlines = {
   /** One command in dom0, when the caller gives no limit. */
   runMs: 240_000,
   /** xl create: builds the domain and waits for its backends. Seen: 3 s. */
-  guestCreateMs: 90_000,
+  guestCreateMs: 180_000,
   /** The guest's kernel boots and its init answers. Seen: 5 s. */
   guestReadyMs: 180_000,
   /** One command in a guest, when the caller gives no limit. */

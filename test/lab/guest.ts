@@ -46,6 +46,9 @@ export interface GuestHost {
   spawn(command: string): Dom0Process;
 }
 
+/** Where dom0 has the initrds of guests, in memory: a guest that reboots is built from its own again. */
+const INITRDS = '/run/guests';
+
 /** How often dom0 is asked whether a domain is gone. */
 const POLL_MS = 200;
 
@@ -69,9 +72,12 @@ export class Guest {
     if (!/^[A-Za-z0-9_.-]+$/.test(name)) throw new LabError(`"${name}" is no name for a guest`);
     writeFileSync(join(host.share, `${name}.cpio`), buildGuestInitrd(host.assets, options));
     writeFileSync(join(host.share, `${name}.cfg`), configuration(host, options));
-    const created = await host.run(`xl create ${quoted(`${host.dom0Share}/${name}.cfg`)}`, {
-      timeoutMs: deadlines.guestCreateMs,
-    });
+    const made = `${host.dom0Share}/${name}`;
+    const created = await host.run(
+      // xl maps the initrd, which over the shared folder would be read page by page.
+      `mkdir -p ${INITRDS} && cp ${quoted(`${made}.cpio`)} ${INITRDS} && xl create ${quoted(`${made}.cfg`)}`,
+      { timeoutMs: deadlines.guestCreateMs },
+    );
     if (created.code !== 0) {
       const why = oneLine(created.stderr.replaceAll(/^Parsing config.*$/gm, ''));
       throw new LabError(`xl create did not make the guest ${name}: ${why}`);
@@ -167,7 +173,7 @@ function configuration(host: GuestHost, options: GuestOptions): string {
     'type = "pv"',
     `name = "${name}"`,
     `kernel = "${host.assets.kernel}"`,
-    `ramdisk = "${host.dom0Share}/${name}.cpio"`,
+    `ramdisk = "${INITRDS}/${name}.cpio"`,
     `extra = "console=hvc0 panic=-1 mitigations=off lab.name=${name}${ip} ${cmdline}"`,
     `memory = ${memoryMiB}`,
     `vcpus = ${vcpus}`,
