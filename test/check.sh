@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Everything that must hold, from a fresh clone on: installs what is missing, lints, builds, checks
 # the generated code for drift, and runs the unit, golden, end-to-end, hostile-peer, simulation,
-# fuzzing and lab tests. The lab's machine spends much of its time waiting, so the lab runs beside the
-# other tests. A part that cannot run is a failure; single tests that this machine's kernel cannot run
+# fuzzing and lab tests. The lab's machine spends much of its time waiting, so other tests run beside
+# it, with what it leaves of the processors. A part that cannot run is a failure; single tests that this machine's kernel cannot run
 # are said in red. Ends with one line: how many parts passed, how many failed.
 set -u
 cd "$(dirname "$0")/.."
@@ -80,11 +80,12 @@ no_drift() {
   return 1
 }
 
-# start_lab: runs the lab in a process group of its own.
+# start_lab: runs the lab in a process group of its own, but in this session: priorities hold within one.
 start_lab() {
-  export lab_output
-  setsid sh -c 'npx vitest run --project lab; echo "$?" >"$lab_output.code"' >"$lab_output" 2>&1 &
+  set -m
+  { npx vitest run --project lab; echo "$?" >"$lab_output.code"; } >"$lab_output" 2>&1 &
   lab_pid=$!
+  set +m
 }
 
 # follow_lab: what the lab has printed and prints until it ends.
@@ -105,14 +106,14 @@ else
   failed=$((failed + 1))
   names="$names lab(not-run)"
 fi
-part unit npx vitest run --project unit
-part golden npx vitest run --project golden
-part e2e npx vitest run --project e2e
-part hostile npx vitest run --project hostile
-part sim npx vitest run --project sim
+part unit nice -n 10 npx vitest run --project unit
+part golden nice -n 10 npx vitest run --project golden
+part e2e nice -n 10 npx vitest run --project e2e
+part hostile nice -n 10 npx vitest run --project hostile
+part sim nice -n 10 npx vitest run --project sim
 # The revision is the seed: what one run of a revision finds, the next run of it finds again.
 XENVIF_FUZZ_SEED=$(printf '%d' "0x$(git rev-parse --short=8 HEAD | cut -c1-8)")
 export XENVIF_FUZZ_SEED
-part fuzz npx vitest run --project fuzz --maxWorkers 3
+part fuzz nice -n 10 npx vitest run --project fuzz --maxWorkers 3
 [ -z "$lab_pid" ] || part lab follow_lab
 finish
