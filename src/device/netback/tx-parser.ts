@@ -89,7 +89,7 @@ export class TxParser {
     try {
       while (
         this.slots < available &&
-        this.#stagingUsed + FRAME_BYTES_MAX <= staging.length &&
+        this.#stagingUsed + PAGE_SIZE + FRAME_BYTES_MAX <= staging.length &&
         copies.free > FRAGMENTS_MAX
       ) {
         const slots = this.#parsePacket(available - this.slots);
@@ -275,6 +275,12 @@ export class TxParser {
     const scratch = this.#scratch;
     const { copies, head } = scratch;
     const { domid } = this.#options;
+    // Linux's driver makes two operations of a copy into two pages of ours. Of a packet of many pages
+    // the first fragment lies in its page where it does in the guest's, and so do all that follow.
+    if (head.size > PAGE_SIZE && fragments > 0) {
+      const wanted = (scratch.fragmentOffsets[0] as number) - headBytes - this.#stagingUsed;
+      this.#stagingUsed += wanted & (PAGE_SIZE - 1);
+    }
     const start = scratch.staging.offset + this.#stagingUsed;
     let target = start + headBytes;
     copies.fromGrant(domid, head.gref, head.offset, start, headBytes);

@@ -9,6 +9,7 @@ import { constants } from 'node:os';
 import { DisconnectedError, InvalidArgumentError } from '../../errors.js';
 import type { LocalMemory, LocalRegion } from '../../xen/local-memory.js';
 import { onReadable } from '../../xen/native/readable-descriptor.js';
+import { PAGE_SIZE } from '../../xen/xen.js';
 import { frameTimeNs } from '../clock.js';
 import { FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameBatch } from '../frame-batch.js';
 import { DeviceMetrics, statsOf } from '../metrics.js';
@@ -32,6 +33,11 @@ const FRAMES_PER_TURN = 256;
 /** A frame starts two bytes off a multiple of four, so that what follows Ethernet is aligned. */
 const FRAME_ALIGNMENT = 4;
 const ETHERNET_PADDING = 2;
+/**
+ * What follows a frame longer than a page mostly is another, and starts on a page: a guest gets it a
+ * page at a time, and of a copy out of two pages Linux's driver makes two.
+ */
+const LONG_FRAME_BYTES = PAGE_SIZE;
 
 const { EAGAIN, EINTR, EIO, ENETDOWN, ENOBUFS, ENOMEM } = constants.errno;
 /** What calls on a file answer whose interface was deleted; node:os does not list it. */
@@ -83,6 +89,8 @@ export class TapDevice extends NetworkBase {
   readonly #onLost: (() => void) | undefined;
   #stopReading: (() => void) | undefined;
   #isOpen = true;
+  /** The length of the last frame that was read. */
+  #lastLength = 0;
 
   private constructor(
     options: TapOptions,
@@ -216,7 +224,7 @@ export class TapDevice extends NetworkBase {
   #receive(): void {
     const batch = this.#received;
     batch.clear();
-    let used = ETHERNET_PADDING;
+    let used = this.#lastLength > LONG_FRAME_BYTES ? 0 : ETHERNET_PADDING;
     let isLost = false;
     for (let reads = 0; reads < FRAMES_PER_TURN && !isLost; reads += 1) {
       if (used + FRAME_ROOM > STAGING_BYTES) break;
@@ -225,8 +233,8 @@ export class TapDevice extends NetworkBase {
       if (-length === EAGAIN) break;
       if (length < 0) isLost = this.#failedToRead(-length);
       else if (this.#accept(offset, length)) {
-        const end = used + length - ETHERNET_PADDING;
-        used = Math.ceil(end / FRAME_ALIGNMENT) * FRAME_ALIGNMENT + ETHERNET_PADDING;
+        this.#lastLength = length;
+        used = placeBehind(used + length, length);
       }
     }
     if (batch.count > 0) this.#handOn(batch);
@@ -274,6 +282,13 @@ export class TapDevice extends NetworkBase {
     this.#stopReading?.();
     this.#stopReading = undefined;
   }
+}
+
+/** Where in the staging region the frame goes that is read after one of `length` bytes up to `end`. */
+function placeBehind(end: number, length: number): number {
+  if (length > LONG_FRAME_BYTES) return Math.ceil(end / PAGE_SIZE) * PAGE_SIZE;
+  const aligned = Math.ceil((end - ETHERNET_PADDING) / FRAME_ALIGNMENT) * FRAME_ALIGNMENT;
+  return aligned + ETHERNET_PADDING;
 }
 
 interface InterfaceFacts {
