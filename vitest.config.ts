@@ -9,8 +9,16 @@ const wire = fileURLToPath(
   new URL('./clients/typescript/src/stack/wire/index.ts', import.meta.url),
 );
 
-/** Files of the lab that want its machine without the daemon; the last of them ends the machine. */
-const BARE_LAB_FILES = ['netfront.test.ts', 'xen-contract.test.ts', 'lab.test.ts'];
+/**
+ * Files of the lab that want its machine without the daemon, or leave it so as the first does; the
+ * last of them ends the machine.
+ */
+const BARE_LAB_FILES = [
+  'throughput.test.ts',
+  'netfront.test.ts',
+  'xen-contract.test.ts',
+  'lab.test.ts',
+];
 
 /** Usual but for the lab, whose machine is not to go back and forth between its two forms. */
 class Sequencer extends BaseSequencer {

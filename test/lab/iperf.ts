@@ -7,7 +7,9 @@ const OVERHEAD_MS = 180_000;
 
 export interface TcpFigures {
   readonly bytes: number;
+  /** Rounded, to be read. */
   readonly megabitsPerSecond: number;
+  readonly bitsPerSecond: number;
   readonly retransmits: number;
 }
 
@@ -48,6 +50,7 @@ export async function tcp(
     // The receiver stops its account when the sender says so, with the last bytes still on their way.
     bytes: end.sum_sent.bytes,
     megabitsPerSecond: rounded(end.sum_received.bits_per_second),
+    bitsPerSecond: end.sum_received.bits_per_second,
     retransmits: end.sum_sent.retransmits ?? 0,
   };
 }
