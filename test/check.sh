@@ -83,7 +83,7 @@ no_drift() {
 # start_lab: runs the lab in a process group of its own, but in this session: priorities hold within one.
 start_lab() {
   set -m
-  { npx vitest run --project lab; echo "$?" >"$lab_output.code"; } >"$lab_output" 2>&1 &
+  { npx vitest run --project lab --reporter verbose; echo "$?" >"$lab_output.code"; } >"$lab_output" 2>&1 &
   lab_pid=$!
   set +m
 }
