@@ -24,7 +24,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /tmp
+# A checkout below /tmp has the guest's programs there, which a mount would hide.
+[ -n "$(ls -A /tmp)" ] || mount -t tmpfs tmpfs /tmp
 # The console's node may come a moment after init has started.
 until [ -c /dev/hvc0 ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
