@@ -32,6 +32,10 @@ export function proxyProgram(): string {
   return `/usr/lib/${version}/bin/vchan-socket-proxy`;
 }
 
+function libraryOfGcc(name: string): string {
+  return execFileSync('gcc', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim();
+}
+
 export function sumOfNoise(seed: number, bytes: number): string {
   const command = `${PEER} noise ${seed} ${bytes} | sha256sum`;
   return execFileSync('sh', ['-c', command], { encoding: 'utf8' }).slice(0, 64);
@@ -68,6 +72,8 @@ export class VchanScene {
       lab.createGuest({
         ...{ name: 'talker', memoryMiB: GUEST_MIB, cmdline: 'lab.netfront=no' },
         ...{ programs: [PEER, proxyProgram()], modules },
+        // glibc loads it when a thread is cancelled, as libxenstore's is; no program names it.
+        files: { '/lib/libgcc_s.so.1': libraryOfGcc('libgcc_s.so.1') },
       }),
       VchanEnds.start(lab),
     ]);
