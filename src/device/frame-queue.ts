@@ -5,7 +5,6 @@
  */
 import { GrantError } from '../errors.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
-import { PAGE_SIZE } from '../xen/xen.js';
 
 export class FrameQueue {
   readonly #memory: LocalMemory;
@@ -112,12 +111,10 @@ export class FrameQueue {
   #place(length: number): number | undefined {
     if (this.#count === 0) return length <= this.#capacityBytes ? 0 : undefined;
     const oldest = this.offset - (this.#region?.offset ?? 0);
-    // A frame of several pages starts on one, for Linux makes two operations of a copy out of two.
-    const tail = length > PAGE_SIZE ? Math.ceil(this.#tail / PAGE_SIZE) * PAGE_SIZE : this.#tail;
     if (this.#tail > oldest) {
-      if (tail + length <= this.#capacityBytes) return tail;
+      if (this.#tail + length <= this.#capacityBytes) return this.#tail;
       return length <= oldest ? 0 : undefined;
     }
-    return tail + length <= oldest ? tail : undefined;
+    return this.#tail + length <= oldest ? this.#tail : undefined;
   }
 }
