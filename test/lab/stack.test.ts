@@ -118,7 +118,9 @@ describe('a guest of real Xen and a program without privileges that is a host', 
     const file = join(logDir, 'mirror.pcapng');
     writeFileSync(file, await lab.readFile(capture));
     const severe = '_ws.expert.severity == "Error" || _ws.malformed';
-    expect(tshark(file, '-Y', severe)).toBe('');
+    // What is sent twice, as a late machine has it, is an error of reassembly to tshark, and none on the wire.
+    const alone = ['-o', 'tcp.desegment_tcp_streams:FALSE'];
+    expect(tshark(file, ...alone, '-Y', severe)).toBe('');
     const segments = tshark(file, '-Y', 'tcp', '-T', 'fields', '-e', 'tcp.len');
     const bytes = segments.split('\n').reduce((total, length) => total + Number(length), 0);
     const replies = tshark(file, '-Y', `icmp.type == 0 && ip.src == ${SERVER_IP}`);
