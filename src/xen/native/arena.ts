@@ -9,7 +9,8 @@ import { LocalMemory } from '../local-memory.js';
 import { lastErrno, libc, type Pointer } from './library.js';
 
 const PROT_READ_WRITE = 3;
-const MAP_PRIVATE_ANONYMOUS = 0x22;
+/** With MAP_NORESERVE: most of it is never touched, and a small domain could not promise it. */
+const MAP_PRIVATE_ANONYMOUS = 0x4022;
 const MADV_DONTNEED = 4;
 /** What mmap returns when it fails: (void *)-1. */
 const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
