@@ -3,6 +3,7 @@
  * touch of a view on unmapped memory kills the process; a range that is done with gives its pages
  * back to the system and waits for the next use.
  */
+import { constants } from 'node:buffer';
 import koffi from 'koffi';
 import { UnavailableError } from '../../errors.js';
 import { LocalMemory } from '../local-memory.js';
@@ -33,7 +34,7 @@ export interface Arena {
   release(): void;
 }
 
-/** @throws UnavailableError when the system has no such range of addresses left. */
+/** @throws UnavailableError when neither the system nor Node has a range so long. */
 export function openArena(bytes: number): Arena {
   const index = idle.findIndex(({ view }) => view.byteLength === bytes);
   const [range = mapRange(bytes)] = index === -1 ? [] : idle.splice(index, 1);
@@ -47,6 +48,12 @@ export function openArena(bytes: number): Arena {
 }
 
 function mapRange(bytes: number): Range {
+  // Addresses without memory are cheap, so the system may give more than Node can view; koffi then
+  // ends the process instead of throwing.
+  if (bytes > constants.MAX_LENGTH) {
+    const text = `No ${bytes} bytes of memory: Node views at most ${constants.MAX_LENGTH}.`;
+    throw new UnavailableError('XEN_UNAVAILABLE', text);
+  }
   const address: Pointer | null = mmap(null, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
   if (address === null || address === MAP_FAILED) {
     throw new UnavailableError('XEN_UNAVAILABLE', `No ${bytes} bytes of memory: ${lastErrno()}.`);

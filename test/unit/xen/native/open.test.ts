@@ -1,4 +1,5 @@
 /** What of native Xen can be tested without Xen; the rest is test/lab/xen-contract.test.ts. */
+import { constants } from 'node:buffer';
 import { closeSync, existsSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test, vi } from 'vitest';
@@ -40,8 +41,12 @@ describe('the arena of local memory', () => {
     third.release();
   });
 
-  test('that no machine can give is refused', () => {
-    expect(() => openArena(2 ** 46)).toThrow(UnavailableError);
+  test('that is longer than Node can view is refused, whatever the system would give', () => {
+    expect(() => openArena(constants.MAX_LENGTH + 1)).toThrow(UnavailableError);
+  });
+
+  test('that the system refuses is an error with its reason', () => {
+    expect(() => openArena(0)).toThrow('No 0 bytes of memory: EINVAL.');
   });
 });
 
