@@ -128,7 +128,7 @@ export class ForwardingTable {
   }
 
   /**
-   * Ties an address to a port for as long as `unlockAll` is not called. It does not count against
+   * Ties an address to a port until it is unlocked. It does not count against
    * the quota. False where it is another port's already, or where there is no place for it.
    */
   lock(vlan: number, high: number, low: number, port: number, tick: number): boolean {
@@ -141,6 +141,13 @@ export class ForwardingTable {
     if (owner !== 0) this.#hold(owner - 1, -1);
     this.#slots[slot * WORDS + OWNER] = (port + 1) | LOCKED;
     return true;
+  }
+
+  /** Forgets an address if it is tied to this port. */
+  unlock(vlan: number, high: number, low: number, port: number): void {
+    const slot = this.#find((vlan << 16) | high, low);
+    if (slot < 0 || this.#slots[slot * WORDS + OWNER] !== ((port + 1) | LOCKED)) return;
+    this.#remove(slot);
   }
 
   /** Forgets every locked entry. */

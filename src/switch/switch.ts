@@ -125,7 +125,8 @@ export class Switch {
     const port = new SwitchPort(this.#host, { name, index }, network, policy);
     this.#forwarder.add(port);
     this.#byName.set(name, port);
-    this.#relock();
+    this.#reserve();
+    this.#lock(port);
     this.#aimMirrors();
     const end = network.listenBatch((batch) => this.#forwarder.receive(port, batch));
     this.#endListening.set(port, end);
@@ -210,21 +211,41 @@ export class Switch {
     }
   }
 
-  /** Ties the locked addresses to their ports; where two ports lock one, the first has it. */
+  /** Ties the locked addresses to their ports anew; where two ports lock one, the first has it. */
   #relock(): void {
-    const table = this.#table;
-    const tick = this.#tick();
-    table.unlockAll();
-    const locks = this.ports
-      .filter(({ mirrorsHere, rules }) => rules.lockedHigh >= 0 && mirrorsHere === 0)
-      .map((port) => ({ port, vlans: port.rules.vlans.vlans }));
-    const locked = locks.reduce((sum, { vlans }) => sum + vlans.length, 0);
+    this.#table.unlockAll();
+    this.#reserve();
+    for (const port of this.ports) this.#lock(port);
+  }
+
+  /** Has the table be large enough for what its ports may learn and for what they lock. */
+  #reserve(): void {
+    const locked = this.ports.reduce((sum, port) => sum + lockedVlans(port).length, 0);
     const { indices } = this.#forwarder;
-    table.reserve(indices * this.#entriesPerPort + locked, indices);
+    this.#table.reserve(indices * this.#entriesPerPort + locked, indices);
+  }
+
+  /** Ties a port's locked address to it, where no other port has it. */
+  #lock(port: SwitchPort): void {
     if (this.isHub) return;
-    for (const { port, vlans } of locks) {
-      const { lockedHigh, lockedLow } = port.rules;
-      for (const vlan of vlans) table.lock(vlan, lockedHigh, lockedLow, port.index, tick);
+    const { lockedHigh, lockedLow } = port.rules;
+    const tick = this.#tick();
+    for (const vlan of lockedVlans(port)) {
+      this.#table.lock(vlan, lockedHigh, lockedLow, port.index, tick);
+    }
+  }
+
+  /**
+   * Sets a port's locked address free, and ties it to the first of the others that lock it. A look at the
+   * whole table for each of a thousand ports that go would take seconds.
+   */
+  #unlock({ index, rules }: SwitchPort): void {
+    const { lockedHigh, lockedLow, vlans } = rules;
+    if (lockedHigh < 0) return;
+    for (const vlan of vlans.vlans) this.#table.unlock(vlan, lockedHigh, lockedLow, index);
+    for (const other of this.ports) {
+      const { rules: theirs } = other;
+      if (theirs.lockedHigh === lockedHigh && theirs.lockedLow === lockedLow) this.#lock(other);
     }
   }
 
@@ -236,7 +257,7 @@ export class Switch {
     this.#byName.delete(port.name);
     this.#forwarder.remove(port);
     if (this.#table.held(port.index) > 0) this.#table.flush(port.index);
-    if (port.rules.lockedHigh >= 0) this.#relock();
+    this.#unlock(port);
     this.#endMirrors(({ to }) => to === port);
   }
 
@@ -258,6 +279,11 @@ export class Switch {
       port.mirrorsHere = bitsOf(({ to }) => to === port);
     }
   }
+}
+
+/** The VLANs in which a port ties its address to itself: a mirror locks nothing. */
+function lockedVlans({ mirrorsHere, rules }: SwitchPort): readonly number[] {
+  return rules.lockedHigh >= 0 && mirrorsHere === 0 ? rules.vlans.vlans : [];
 }
 
 function macText(high: number, low: number): string {

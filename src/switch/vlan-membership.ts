@@ -43,6 +43,7 @@ export class VlanMembership {
   readonly untagged: number;
   /** The VLANs that pass tagged, a bit each; undefined for a port that is no trunk. */
   readonly #tagged: Uint32Array | undefined;
+  #vlans: readonly number[] | undefined;
 
   /** @throws InvalidArgumentError VLAN_INVALID. */
   constructor(accessVlan = 0, trunkVlans: readonly number[] = []) {
@@ -54,13 +55,9 @@ export class VlanMembership {
   }
 
   /** Every domain that the port is in. */
-  get vlans(): number[] {
-    if (!this.isAware) return [NO_VLAN];
-    const vlans = this.untagged === 0 ? [] : [this.untagged];
-    for (let vlan = VLAN_MIN; vlan <= VLAN_MAX; vlan += 1) {
-      if (vlan !== this.untagged && this.#isTagged(vlan)) vlans.push(vlan);
-    }
-    return vlans;
+  get vlans(): readonly number[] {
+    this.#vlans ??= this.#listVlans();
+    return this.#vlans;
   }
 
   equals(other: VlanMembership): boolean {
@@ -105,6 +102,15 @@ export class VlanMembership {
     if (vlan === NO_VLAN) return FrameForm.none;
     if (vlan === this.untagged) return FrameForm.untagged;
     return this.#isTagged(vlan) ? FrameForm.tagged : FrameForm.none;
+  }
+
+  #listVlans(): number[] {
+    if (!this.isAware) return [NO_VLAN];
+    const vlans = this.untagged === 0 ? [] : [this.untagged];
+    for (let vlan = VLAN_MIN; vlan <= VLAN_MAX; vlan += 1) {
+      if (vlan !== this.untagged && this.#isTagged(vlan)) vlans.push(vlan);
+    }
+    return vlans;
   }
 
   #vlanOfTagged(vlan: number): number {

@@ -97,6 +97,13 @@ describe('a locked MAC address', () => {
     first?.port.unplug();
     c?.nic.sends([frame(A, C)]);
     expect(scene.receivers()).toEqual([1]);
+    // One that comes later takes nothing from it, and one that goes without having it neither.
+    const late = scene.station(locked);
+    c?.nic.sends([frame(A, C)]);
+    expect(scene.receivers()).toEqual([1]);
+    late.port.unplug();
+    c?.nic.sends([frame(A, C)]);
+    expect(scene.receivers()).toEqual([1]);
   });
 
   test("must be given, and be a station's", () => {
