@@ -18,7 +18,8 @@ export class FlowSteering {
   readonly hash: NetifHash = { hash: 0, type: 0 };
   #types = 0;
   #keyBytes = new Uint8Array(0);
-  #key = new ToeplitzKey(this.#keyBytes);
+  /** Made ready when the first frame is hashed: it takes 36 KiB, and few guests ask for it. */
+  #key: ToeplitzKey | undefined;
   #mappingSize = 0;
   readonly #mapping = new Uint32Array(HASH_MAPPING_MAX);
 
@@ -39,6 +40,7 @@ export class FlowSteering {
     if (!this.isConfigured) {
       return this.queues === 1 ? 0 : flowHash(bytes, offset, length) % this.queues;
     }
+    this.#key ??= new ToeplitzKey(this.#keyBytes);
     netifHash(this.#key, this.#types, bytes, offset, length, hash);
     if (this.#mappingSize === 0) return hash.hash % this.queues;
     return this.#mapping[hash.hash % this.#mappingSize] as number;
@@ -81,7 +83,7 @@ export class FlowSteering {
   /** Takes a copy of `key`, of HASH_KEY_BYTES_MAX bytes at most. */
   setKey(key: Uint8Array): void {
     this.#keyBytes = key.slice();
-    this.#key = new ToeplitzKey(this.#keyBytes);
+    this.#key = undefined;
   }
 
   /** Makes a mapping of `size` entries, all 0; without entries queues are taken by modulo. */
