@@ -213,23 +213,24 @@ export class StoreTree {
     return changes;
   }
 
-  /** The node when it exists and may be changed; undefined when it is missing and may be made. */
+  /**
+   * The node when it exists and may be changed; undefined when it is missing and may be made. Most
+   * changes make a node: no error is built for them only to be looked at.
+   */
   #findToChange(caller: StoreCaller, path: string): StoreNode | undefined {
     const node = this.find(path);
-    if (node !== undefined && !mayAccess(caller, node.permissions, 'write')) {
+    const { permissions } = node ?? this.#nearestAbove(path);
+    if (!mayAccess(caller, permissions, 'write')) {
       throw denied(caller, path, 'write');
-    }
-    if (node === undefined) {
-      const refusal = this.#missing(caller, path, 'write');
-      if (refusal.errno !== 'ENOENT') {
-        throw refusal;
-      }
     }
     return node;
   }
 
   /** Makes a node, or leaves no part of it when the quota ends midway. */
   #createOrNothing(caller: StoreCaller, path: string): StoreNode {
+    if (isPrivileged(caller)) {
+      return this.#create(caller, path);
+    }
     const before = this.snapshot();
     try {
       return this.#create(caller, path);
@@ -290,19 +291,21 @@ export class StoreTree {
 
   /** Puts a node in its place and copies what is above it; those above keep their generations. */
   #put(path: string, node: StoreNode): void {
-    const place = (at: StoreNode, names: readonly string[]): StoreNode => {
-      const [name, ...rest] = names;
+    const names = namesOf(path);
+    const place = (at: StoreNode, depth: number): StoreNode => {
+      const name = names[depth];
       if (name === undefined) {
         return node;
       }
       const child = at.children.get(name);
-      if (child === undefined && rest.length > 0) {
+      const isLast = depth === names.length - 1;
+      if (child === undefined && !isLast) {
         throw new Error(`the parent of ${quotePath(path)} is missing`);
       }
-      const placed = child === undefined ? node : place(child, rest);
+      const placed = child === undefined ? node : place(child, depth + 1);
       return { ...at, children: new Map(at.children).set(name, placed) };
     };
-    this.#root = place(this.#root, namesOf(path));
+    this.#root = place(this.#root, 0);
   }
 
   #changed(path: string, ...permissions: StorePermissions[]): StoreChange {
@@ -313,15 +316,21 @@ export class StoreTree {
 
   /** The refusal for a missing node: only who may use the nearest node above learns the truth. */
   #missing(caller: StoreCaller, path: string, access: 'read' | 'write' | 'own'): StoreError {
+    const { permissions } = this.#nearestAbove(path);
+    return mayAccess(caller, permissions, access)
+      ? new StoreError('ENOENT', `${quotePath(path)} does not exist`)
+      : denied(caller, path, access);
+  }
+
+  /** The nearest node above a path that is there. */
+  #nearestAbove(path: string): StoreNode {
     let above = parentPath(path);
     let node = this.find(above);
     while (node === undefined) {
       above = parentPath(above);
       node = this.find(above);
     }
-    return mayAccess(caller, node.permissions, access)
-      ? new StoreError('ENOENT', `${quotePath(path)} does not exist`)
-      : denied(caller, path, access);
+    return node;
   }
 
   #count(domid: number, change: 1 | -1): void {
