@@ -4,10 +4,10 @@
  * the message, which lies in local memory too; columns are gathered beside it and written behind
  * the frames when the message is sealed. ts-proto's encoder is the oracle in the tests.
  */
+import { MESSAGE_PREFIX_BYTES } from '@xenvif/client/message-prefix';
 import { type FrameBatch, runHeaderBytes, writeRunHeader } from '../device/frame-batch.js';
 import { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
-import { MESSAGE_PREFIX_BYTES } from './message-writer.js';
 import { RunColumn, varintBytes, writeVarint } from './run-column.js';
 
 /** `StreamFramesResponse.frames`: field 2, length-delimited. */

@@ -1,5 +1,6 @@
 /** One open stream of FrameService: its devices on one side, its client on the other. */
 import type { ServerDuplexStream } from '@grpc/grpc-js';
+import { copyWithRoom } from '@xenvif/client/message-prefix';
 import type { Logger } from 'pino';
 import { frameTimeNs } from '../device/clock.js';
 import type { FrameBatch } from '../device/frame-batch.js';
@@ -20,7 +21,7 @@ import type { ClientLease } from './client-ports.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
 import { type ClientMessage, SentFrames } from './frame-request.js';
 import { type FrameMessage, FrameStream } from './frame-stream.js';
-import { copyWithRoom, encodedWriter } from './message-writer.js';
+import { encodedWriter } from './message-writer.js';
 import type { PlainFrames } from './plain-frames.js';
 import { toPort } from './switch-ports.js';
 import { phaseOf, type VifRegistry } from './vif-registry.js';

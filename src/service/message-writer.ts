@@ -1,16 +1,14 @@
 /**
  * Messages on their way into HTTP/2. What is encoded in memory already, with room in front of it for
- * gRPC's prefix (one byte of flags, four of length, big-endian), is handed to the stream as it lies:
- * grpc-js would copy each message into memory of its own first, which is most of what it costs.
+ * gRPC's prefix, is handed to the stream as it lies: grpc-js would copy each message into memory of
+ * its own first, which is most of what it costs.
  *
  * This is the only file that reaches for what grpc-js keeps to itself, the stream below a call. Where
  * that is not found, every message goes through grpc-js. In no case do both ways mix on one call, for
  * then one message could overtake another.
  */
 import { Metadata, type ServerDuplexStream } from '@grpc/grpc-js';
-
-/** The room that a message needs in front of it. */
-export const MESSAGE_PREFIX_BYTES = 5;
+import { withPrefix } from '@xenvif/client/message-prefix';
 
 /** Hands a message over; `done` is called when its memory is the caller's again, sent or not. */
 export type WriteEncoded = (message: Buffer, done: () => void) => void;
@@ -39,21 +37,6 @@ export function encodedWriter<Request, Response>(
     hasHeaders = true;
     stream.write(withPrefix(message), done);
   };
-}
-
-/** Copies a message that has no room in front of it to where it has. */
-export function copyWithRoom(message: Uint8Array): Buffer {
-  const copy = Buffer.allocUnsafe(MESSAGE_PREFIX_BYTES + message.length);
-  copy.set(message, MESSAGE_PREFIX_BYTES);
-  return copy.subarray(MESSAGE_PREFIX_BYTES);
-}
-
-function withPrefix(message: Buffer): Buffer {
-  const start = message.byteOffset - MESSAGE_PREFIX_BYTES;
-  const bytes = Buffer.from(message.buffer, start, MESSAGE_PREFIX_BYTES + message.length);
-  bytes[0] = 0;
-  bytes.writeUInt32BE(message.length, 1);
-  return bytes;
 }
 
 function byteStreamOf(call: object): ByteStream | undefined {

@@ -4,7 +4,7 @@
  * no times or flags.
  */
 import { invalidArgument } from './errors.js';
-import { MESSAGE_PREFIX_BYTES } from './message-assembler.js';
+import { MESSAGE_PREFIX_BYTES } from './message-prefix.js';
 
 /** The shortest frame: destination, source and type. In bytes. */
 export const FRAME_BYTES_MIN = 14;

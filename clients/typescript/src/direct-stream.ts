@@ -8,7 +8,8 @@
  * something is not as expected, everything goes through grpc-js.
  */
 import type { ClientDuplexStream } from '@grpc/grpc-js';
-import { MESSAGE_PREFIX_BYTES, MessageAssembler } from './message-assembler.js';
+import { MessageAssembler } from './message-assembler.js';
+import { withPrefix } from './message-prefix.js';
 
 /** What is needed of an HTTP/2 stream. */
 interface ByteStream {
@@ -111,21 +112,6 @@ export class DirectStream {
       this.#options.fail(error);
     }
   }
-}
-
-/** Copies a message that has no room in front of it to where it has. */
-export function copyWithRoom(message: Uint8Array): Buffer {
-  const copy = Buffer.allocUnsafe(MESSAGE_PREFIX_BYTES + message.length);
-  copy.set(message, MESSAGE_PREFIX_BYTES);
-  return copy.subarray(MESSAGE_PREFIX_BYTES);
-}
-
-function withPrefix(message: Buffer): Buffer {
-  const start = message.byteOffset - MESSAGE_PREFIX_BYTES;
-  const bytes = Buffer.from(message.buffer, start, MESSAGE_PREFIX_BYTES + message.length);
-  bytes[0] = 0;
-  bytes.writeUInt32BE(message.length, 1);
-  return bytes;
 }
 
 /** A call of grpc-js wraps another, down to the one that has the stream. */

@@ -5,7 +5,7 @@
 import { type ClientDuplexStream, Metadata } from '@grpc/grpc-js';
 import { type Connection, MESSAGE_BYTES_MAX } from './connection.js';
 import { Deferred } from './deferred.js';
-import { copyWithRoom, DirectStream } from './direct-stream.js';
+import { DirectStream } from './direct-stream.js';
 import { cancelled, type XenvifClientError } from './errors.js';
 import { decodeFrameMessage, type FrameMessage } from './frame-messages.js';
 import {
@@ -19,6 +19,7 @@ import {
   selectionToWire,
 } from './frame-options.js';
 import { FrameServiceService, StreamFramesRequest } from './gen/xenvif/v1/frame_service.js';
+import { copyWithRoom } from './message-prefix.js';
 import { MessageStream } from './message-stream.js';
 import { malformedMessage } from './wire-reader.js';
 

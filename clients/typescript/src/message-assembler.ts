@@ -1,14 +1,12 @@
 /**
- * Messages put together again from the pieces in which HTTP/2 brings them. Each has a prefix: one
- * byte of flags, four of length, big-endian (gRPC over HTTP2, "Length-Prefixed-Message").
+ * Messages put together again from the pieces in which HTTP/2 brings them, each with
+ * its prefix (message-prefix.ts).
  *
  * A message lies in memory of its own. Who is done with one may give that back: then gigabytes go
  * through a few buffers, which stay in the processor's cache, and make no garbage.
  */
+import { MESSAGE_PREFIX_BYTES } from './message-prefix.js';
 import { malformedMessage } from './wire-reader.js';
-
-/** The room that a message needs in front of it. */
-export const MESSAGE_PREFIX_BYTES = 5;
 
 /** Memory below this is not worth keeping. */
 const KEPT_BYTES_MIN = 16 * 1024;
