@@ -10,6 +10,7 @@
 import type { ClientDuplexStream } from '@grpc/grpc-js';
 import { MessageAssembler } from './message-assembler.js';
 import { withPrefix } from './message-prefix.js';
+import { readInto } from './read-into.js';
 
 /** What is needed of an HTTP/2 stream. */
 interface ByteStream {
@@ -36,6 +37,9 @@ export class DirectStream {
   readonly #stream: ByteStream;
   readonly #assembler: MessageAssembler;
   readonly #options: DirectStreamOptions;
+  /** Lets the stream receive again after a pause, where it writes to where messages lie. */
+  #receiveAgain: (() => void) | undefined;
+  #failed = false;
 
   private constructor(stream: ByteStream, options: DirectStreamOptions) {
     this.#stream = stream;
@@ -54,8 +58,9 @@ export class DirectStream {
         }
         return;
       }
-      isFirst = false;
       this.#take(piece);
+      if (isFirst) this.#readIntoMessages();
+      isFirst = false;
     });
   }
 
@@ -92,6 +97,7 @@ export class DirectStream {
 
   resume(): void {
     this.#stream.resume();
+    this.#receiveAgain?.();
   }
 
   isPaused(): boolean {
@@ -105,10 +111,29 @@ export class DirectStream {
     }
   }
 
+  /** From here on pieces are written to where their message is to lie, if Node does that. */
+  #readIntoMessages(): void {
+    const assembler = this.#assembler;
+    this.drain();
+    this.#receiveAgain = readInto(this.#stream, {
+      get place() {
+        return assembler.place;
+      },
+      filled: (byteCount) => this.#guard(() => assembler.filled(byteCount)),
+    });
+  }
+
   #take(piece: Buffer): void {
+    this.#guard(() => this.#assembler.push(piece));
+  }
+
+  /** Does a step of the assembler's. What comes after one that failed is nobody's any more. */
+  #guard(step: () => void): void {
+    if (this.#failed) return;
     try {
-      this.#assembler.push(piece);
+      step();
     } catch (error) {
+      this.#failed = true;
       this.#options.fail(error);
     }
   }

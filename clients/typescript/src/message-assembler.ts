@@ -1,85 +1,112 @@
 /**
- * Messages put together again from the pieces in which HTTP/2 brings them, each with
- * its prefix (message-prefix.ts).
+ * Messages put together again from the pieces in which HTTP/2 brings them, each behind its prefix
+ * (message-prefix.ts).
  *
- * A message lies in memory of its own. Who is done with one may give that back: then gigabytes go
- * through a few buffers, which stay in the processor's cache, and make no garbage.
+ * Bytes are written to where the assembler says, which is where they stay: a message lies in the memory
+ * that it was received into, behind its prefix. Who is done with one may give that memory back: then
+ * gigabytes go through a few buffers, which stay in the processor's cache, and make no garbage.
  */
 import { MESSAGE_PREFIX_BYTES } from './message-prefix.js';
 import { malformedMessage } from './wire-reader.js';
 
-/** Memory below this is not worth keeping. */
+/** A message shorter than this is copied out, and its memory used for the next at once. */
 const KEPT_BYTES_MIN = 16 * 1024;
-/** What is kept has lengths in this step, so that it fits messages of about the same length. */
-const KEPT_BYTES_STEP = 32 * 1024;
+/** Memory has lengths in this step, so that it fits messages of about the same length. */
+const ROOM_BYTES_STEP = 32 * 1024;
 /** How many pieces of memory are kept. */
 const SPARE_MAX = 16;
 
 export class MessageAssembler {
   readonly #messageBytesMax: number;
   readonly #receive: (message: Buffer) => void;
-  readonly #spare: ArrayBuffer[] = [];
-  readonly #prefix = Buffer.alloc(MESSAGE_PREFIX_BYTES);
-  #prefixBytes = 0;
-  #message: Buffer | undefined;
-  #messageBytes = 0;
+  readonly #spare: Buffer[] = [];
+  #memory: Buffer = Buffer.allocUnsafeSlow(ROOM_BYTES_STEP);
+  /** Bytes of `#memory` that have arrived, the prefix of the message at its start included. */
+  #used = 0;
+  /** Where that message ends; 0 while its prefix is not whole. */
+  #end = 0;
 
   constructor(messageBytesMax: number, receive: (message: Buffer) => void) {
     this.#messageBytesMax = messageBytesMax;
     this.#receive = receive;
   }
 
+  /** Where the next bytes go: room for one at least, and for none behind the message at hand. */
+  get place(): Buffer {
+    return this.#memory.subarray(this.#used, this.#end || this.#memory.length);
+  }
+
   /**
-   * Takes the next piece, and hands out the messages that it completes.
-   * @throws XenvifClientError RESPONSE_MALFORMED for a message that is compressed or too long.
+   * Says that so many bytes are at `place`, and hands out the messages that they complete.
+   * @throws XenvifClientError RESPONSE_MALFORMED for a message that is compressed or too long; nothing
+   *   can be received after it.
    */
+  filled(byteCount: number): void {
+    this.#used += byteCount;
+    while (this.#end !== 0 || this.#begin()) {
+      if (this.#used < this.#end) return;
+      this.#finish();
+    }
+  }
+
+  /** Takes the next piece where it could not be written to `place`. @throws as `filled`. */
   push(piece: Buffer): void {
     for (let position = 0; position < piece.length; ) {
-      const message = this.#message;
-      if (message === undefined) {
-        this.#prefix[this.#prefixBytes] = piece[position] as number;
-        this.#prefixBytes += 1;
-        position += 1;
-        if (this.#prefixBytes === MESSAGE_PREFIX_BYTES) this.#begin();
-        continue;
-      }
-      const end = Math.min(piece.length, position + message.length - this.#messageBytes);
-      piece.copy(message, this.#messageBytes, position, end);
-      this.#messageBytes += end - position;
-      position = end;
-      if (this.#messageBytes === message.length) this.#finish(message);
+      const copied = piece.copy(this.place, 0, position);
+      position += copied;
+      this.filled(copied);
     }
   }
 
   /** Takes the memory of a message back, which nobody looks at any more. */
   recycle(message: Buffer): void {
-    const memory = message.buffer;
-    // Of a small message the memory is shared with others.
-    if (!(memory instanceof ArrayBuffer) || message.length < KEPT_BYTES_MIN) return;
-    if (this.#spare.length < SPARE_MAX) this.#spare.push(memory);
+    // A shorter one was copied to memory that is shared with others.
+    if (message.length < KEPT_BYTES_MIN || this.#spare.length >= SPARE_MAX) return;
+    this.#spare.push(Buffer.from(message.buffer, 0, message.buffer.byteLength));
   }
 
-  #begin(): void {
-    const length = this.#prefix.readUInt32BE(1);
-    if (this.#prefix[0] !== 0) throw malformedMessage('it is compressed');
-    if (length > this.#messageBytesMax) throw malformedMessage(`it has ${length} bytes`);
-    const message = this.#memoryFor(length);
-    this.#prefixBytes = 0;
-    this.#messageBytes = 0;
-    if (length === 0) this.#receive(message);
-    else this.#message = message;
+  /** Reads the prefix if it is whole, and makes room for its message. */
+  #begin(): boolean {
+    if (this.#used < MESSAGE_PREFIX_BYTES) return false;
+    const length = this.#memory.readUInt32BE(1);
+    if (this.#memory[0] !== 0) throw this.#malformed('it is compressed');
+    if (length > this.#messageBytesMax) throw this.#malformed(`it has ${length} bytes`);
+    this.#end = MESSAGE_PREFIX_BYTES + length;
+    if (this.#end > this.#memory.length) this.#moveTo(this.#memoryFor(this.#end), 0);
+    return true;
   }
 
-  #finish(message: Buffer): void {
-    this.#message = undefined;
+  #malformed(what: string): Error {
+    // There is a place for what still comes, though nobody reads it.
+    this.#used = 0;
+    return malformedMessage(what);
+  }
+
+  /** Hands the message at hand out, and goes on with what lies behind it. */
+  #finish(): void {
+    const memory = this.#memory;
+    const end = this.#end;
+    let message = memory.subarray(MESSAGE_PREFIX_BYTES, end);
+    if (message.length < KEPT_BYTES_MIN) {
+      message = Buffer.from(message);
+      this.#moveTo(memory, end);
+    } else {
+      this.#moveTo(this.#memoryFor(memory.length), end);
+    }
+    this.#end = 0;
     this.#receive(message);
   }
 
-  #memoryFor(length: number): Buffer {
-    if (length < KEPT_BYTES_MIN) return Buffer.allocUnsafe(length);
+  /** Goes on in `target` with what has arrived from `start` on. */
+  #moveTo(target: Buffer, start: number): void {
+    this.#memory.copy(target, 0, start, this.#used);
+    this.#memory = target;
+    this.#used -= start;
+  }
+
+  #memoryFor(byteCount: number): Buffer {
     const spare = this.#spare.pop();
-    if (spare !== undefined && spare.byteLength >= length) return Buffer.from(spare, 0, length);
-    const room = Math.ceil(length / KEPT_BYTES_STEP) * KEPT_BYTES_STEP;
-    return Buffer.allocUnsafeSlow(room).subarray(0, length);
+    if (spare !== undefined && spare.length >= byteCount) return spare;
+    return Buffer.allocUnsafeSlow(Math.ceil(byteCount / ROOM_BYTES_STEP) * ROOM_BYTES_STEP);
   }
 }

@@ -33,10 +33,29 @@ describe('messages in pieces', () => {
     const [first, second] = found as [Buffer, Buffer];
     expect(second.buffer).not.toBe(first.buffer);
     assembler.recycle(first);
-    assembler.push(framed(filled(65_500, 3)));
-    expect(found[2]?.buffer).toBe(first.buffer);
-    expect(found[2]?.equals(filled(65_500, 3))).toBe(true);
+    // Where the third goes was settled when the second was complete.
+    for (const seed of [3, 4]) assembler.push(framed(filled(65_500, seed)));
+    expect(found[3]?.buffer).toBe(first.buffer);
+    expect(found[3]?.equals(filled(65_500, 4))).toBe(true);
     expect(second.equals(filled(65_000, 2))).toBe(true);
+  });
+
+  it.each([1, 6, 1000, 16_384, 400_000])('are written where they stay, %i at most', (size) => {
+    const messages = [0, 70_000, 3, 16_384, 300_000, 20_000].map(filled);
+    const wire = Buffer.concat(messages.map((message) => framed(message)));
+    const found: Buffer[] = [];
+    const assembler = new MessageAssembler(2 ** 20, (message) => found.push(message));
+    let roomMin = Number.POSITIVE_INFINITY;
+    for (let start = 0; start < wire.length && roomMin > 0; ) {
+      const { place } = assembler;
+      roomMin = Math.min(roomMin, place.length);
+      const written = wire.copy(place, 0, start, start + size);
+      assembler.filled(written);
+      start += written;
+    }
+    expect(roomMin).toBeGreaterThan(0);
+    expect(found.map((message) => message.length)).toEqual(messages.map(({ length }) => length));
+    expect(found.every((message, index) => message.equals(messages[index] as Buffer))).toBe(true);
   });
 
   it('get memory that is long enough', () => {
@@ -51,7 +70,9 @@ describe('messages in pieces', () => {
   it('are refused when they are too long or compressed', () => {
     const assembler = (): MessageAssembler => new MessageAssembler(100, () => {});
     expect(() => assembler().push(framed(filled(101, 0)))).toThrow('it has 101 bytes');
-    expect(() => assembler().push(framed(filled(10, 0), 1))).toThrow('it is compressed');
+    const refused = assembler();
+    expect(() => refused.push(framed(filled(10, 0), 1))).toThrow('it is compressed');
+    expect(refused.place.length).toBeGreaterThan(0);
   });
 });
 
