@@ -2,6 +2,7 @@
  * A daemon that is killed, stopped or replaced under traffic on real Xen, and guests that do not notice:
  * no state of XenBus is written, no carrier changes, no line is logged, TCP goes on.
  */
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Arrivals } from './arrivals.js';
@@ -76,10 +77,14 @@ class Bystander {
   }
 }
 
-/** Of both guests: changes of carrier, lines of the kernel's log, connections that were reset. */
+/**
+ * Of both guests: changes of carrier, connections that were reset, and what the kernel has logged of
+ * the interface. Of processors that had to wait, which a busy machine makes it log, it may say more.
+ */
 async function quiet(): Promise<string[]> {
   const resets = 'grep ^Tcp: /proc/net/snmp | tail -n 1 | cut -d" " -f9';
-  const command = `cat /sys/class/net/eth0/carrier_changes; dmesg | wc -l; ${resets}`;
+  const log = "dmesg | grep -iE 'eth0|vif|xenbus|netfront|carrier|link' || true";
+  const command = `cat /sys/class/net/eth0/carrier_changes; ${resets}; ${log}`;
   return await Promise.all([left.check(command), right.check(command)]);
 }
 
@@ -107,8 +112,19 @@ beforeAll(async () => {
   ({ left, right } = machine.pair);
   await serveIperf(right);
 }, PREPARATION_MS);
-afterAll(() => daemon?.saveLog(join(logDir, 'xenvifd.log')));
-afterEach(() => {
+afterAll(async () => {
+  daemon?.saveLog(join(logDir, 'xenvifd.log'));
+  for (const guest of [left, right]) {
+    const { stdout } = (await guest?.run('dmesg')) ?? {};
+    if (stdout !== undefined) writeFileSync(join(logDir, `dmesg-${guest.name}.log`), stdout);
+  }
+});
+afterEach(async () => {
+  // Whatever a test that failed has left in the guests would be in the next one's account.
+  await Promise.all([
+    left.run('busybox killall iperf3 ping tcpdump'),
+    right.run('busybox killall tcpdump'),
+  ]);
   expect(daemon.running).toBe(true);
 });
 

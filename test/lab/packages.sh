@@ -13,7 +13,7 @@ set -eu
 cache=${XENVIF_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/xenvif-lab}
 xen_package=xen-hypervisor-4.17-amd64
 packages='qemu-system-x86 xen-utils-4.17 xenstore-utils busybox-static iproute2 xz-utils
-  iperf3 ethtool tcpdump gcc libc6-dev libxen-dev'
+  iperf3 ethtool tcpdump iputils-ping gcc libc6-dev libxen-dev'
 export DEBIAN_FRONTEND=noninteractive
 
 fail() {

@@ -3,6 +3,8 @@
 import { sleep } from './deferred.js';
 import type { Guest } from './guest.js';
 
+/** Not busybox's, which ends when its socket is full, as it is when nothing was sent for long. */
+export const PING = '/usr/bin/ping';
 const SETTLE_MS = 30_000;
 const POLL_MS = 500;
 
@@ -30,14 +32,14 @@ export class Pinging {
   static async start(guest: Guest, address: string, intervalS = 0.2): Promise<Pinging> {
     const before = await account(guest);
     await guest.check(
-      `ping -i ${intervalS} ${address} </dev/null >/tmp/pinging 2>&1 & echo $! >/tmp/pinging.pid`,
+      `${PING} -n -q -i ${intervalS} ${address} </dev/null >/tmp/pinging 2>&1 & echo $! >/tmp/pinging.pid`,
     );
     return new Pinging(guest, before);
   }
 
   /** Ends it and counts, as soon as every ping is answered or none is any more. */
   async end(): Promise<PingAccount> {
-    await this.#guest.check('kill $(cat /tmp/pinging.pid)');
+    await this.#guest.check('kill $(cat /tmp/pinging.pid) || { cat /tmp/pinging >&2; exit 1; }');
     for (let waited = 0; ; waited += POLL_MS) {
       const now = await account(this.#guest);
       const sent = now.sent - this.#before.sent;

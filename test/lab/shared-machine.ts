@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { labFolder } from './assets.js';
 import type { Guest } from './guest.js';
 import { Lab } from './lab.js';
-import { knowEachOther } from './pinging.js';
+import { knowEachOther, PING } from './pinging.js';
 import { rounds } from './soak.js';
 import { Xenvifd } from './xenvifd.js';
 
@@ -80,7 +80,7 @@ export function createGuest(lab: Lab, who: typeof LEFT | typeof RIGHT): Promise<
   return lab.createGuest({
     ...{ name: who.name, mac: who.mac, address: `${who.address}/24` },
     ...{ memoryMiB: GUEST_MIB, vcpus: 2, vif: 'mtu=9000' },
-    programs: ['/usr/bin/iperf3', '/usr/sbin/ethtool', '/usr/bin/tcpdump'],
+    programs: ['/usr/bin/iperf3', '/usr/sbin/ethtool', '/usr/bin/tcpdump', PING],
     modules: ['8021q'],
   });
 }

@@ -7,6 +7,7 @@ import { XenvifClient } from '@xenvif/client';
 import { answer } from './questions.mjs';
 
 const POLL_MS = 100;
+const STATS_MS = 60_000;
 
 // By the port and not by the socket, which is not there before the daemon is.
 const client = new XenvifClient({ address: '127.0.0.1:7637' });
@@ -27,9 +28,16 @@ const questions = {
     for await (const vif of client.vifs.list()) found.push(viewOf(vif));
     return found;
   },
+  /** Also while the connection to a daemon that was started again is not made yet. */
   async stats(name) {
-    const [stats] = await client.stats.get([name]);
-    return stats;
+    for (const end = Date.now() + STATS_MS; ; await sleep(POLL_MS)) {
+      try {
+        const [stats] = await client.stats.get([name]);
+        return stats;
+      } catch (error) {
+        if (error.code !== 'UNAVAILABLE' || Date.now() > end) throw error;
+      }
+    }
   },
   /** Also while the daemon is away, or the vif is not there yet. */
   async wait(name, phases, connectsMin, timeoutMs) {
