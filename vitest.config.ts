@@ -5,6 +5,7 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 const client = fileURLToPath(new URL('./clients/typescript/src/index.ts', import.meta.url));
 const stack = fileURLToPath(new URL('./clients/typescript/src/stack/index.ts', import.meta.url));
+const garbage = fileURLToPath(new URL('./clients/typescript/src/garbage.ts', import.meta.url));
 const messagePrefix = fileURLToPath(
   new URL('./clients/typescript/src/message-prefix.ts', import.meta.url),
 );
@@ -36,6 +37,7 @@ class Sequencer extends BaseSequencer {
 export default defineConfig({
   resolve: {
     alias: {
+      '@xenvif/client/garbage': garbage,
       '@xenvif/client/message-prefix': messagePrefix,
       '@xenvif/client/stack': stack,
       '@xenvif/client/wire': wire,

@@ -7,13 +7,13 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { expectYoungGarbage } from '@xenvif/client/garbage';
 import { Command, Option } from 'commander';
 import { type Logger, pino } from 'pino';
 import { type Config, type ConfigInput, loadConfig, runtimeDirectory } from './config.js';
 import { Daemon } from './daemon.js';
 import type { DemoGuests } from './demo/guests.js';
 import { XenvifError } from './errors.js';
-import { expectYoungGarbage } from './garbage.js';
 import { claimSocket } from './service/listen.js';
 import { lockMachine } from './service/machine-lock.js';
 import { VERSION } from './version.js';

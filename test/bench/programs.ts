@@ -59,7 +59,7 @@ export class Program {
 
 /**
  * For every program of Node's, ours and those beside it: as xenvifd and `xenvif` have it by
- * themselves; see src/garbage.ts.
+ * themselves; see clients/typescript/src/garbage.ts.
  */
 const NODE_FLAGS = [
   '--incremental-marking-soft-trigger=400',
