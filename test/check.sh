@@ -36,7 +36,7 @@ part() {
   code=$(cat "$output.code")
   rm -f "$output.code"
   # What this machine's kernel cannot do is no pass, and is said at the end.
-  skipped=$(sed -n 's/\x1b\[[0-9;]*m//g; s/^ *Tests .* \([0-9]*\) skipped.*/\1/p' "$output")
+  skipped=$(plain | sed -n 's/^ *Tests .* \([0-9]*\) skipped.*/\1/p')
   [ -z "$skipped" ] || not_run="$not_run $name($skipped)"
   if [ "$code" -eq 0 ]; then
     passed=$((passed + 1))
@@ -51,11 +51,25 @@ part() {
   return 1
 }
 
+# plain: what a part has printed, without the colours in the middle of its words.
+plain() {
+  sed 's/\x1b\[[0-9;]*m//g' "$output"
+}
+
 # reasons: the lines of a failed part that tell why, and its last ones.
 reasons() {
-  grep -aE 'FAILED|FAIL |Error:|smallest case' "$output" | head -n 40
+  plain | grep -aE 'FAILED|FAIL |FATAL ERROR|Error:|smallest case' | head -n 40
+  without_result
   printf '...\n'
   tail -n 40 "$output"
+}
+
+# without_result: the test files of a part that lost a process. vitest does not say which one was in it.
+without_result() {
+  plain | grep -aqF 'Worker exited unexpectedly' || return 0
+  find "test/$name" -name '*.test.ts' | sort | while read -r file; do
+    plain | grep -aqF "$file " || printf 'without a result: %s\n' "$file"
+  done
 }
 
 # finish: the account, and the exit code.
