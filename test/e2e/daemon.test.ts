@@ -78,6 +78,13 @@ describe('what cannot start says why, in one line with a code, and exits with 1'
     expect(statSync(path).isFile()).toBe(true);
   });
 
+  test('more local memory than an emulated machine has room for', async () => {
+    const config = file('large.yaml', `limits:\n  localMemoryBytes: ${2 ** 32}\n`);
+    expect(await failure(...own(), '--config', config)).toMatch(
+      /^xenvifd: No \d+ bytes of memory for an emulated machine; .* \(XEN_UNAVAILABLE\)$/,
+    );
+  });
+
   test('native Xen where there is none', async () => {
     expect(await failure('--xen', 'native', '--socket', join(directory, 'n.sock'))).toMatch(
       /\((XEN_UNAVAILABLE|XENSTORE_UNAVAILABLE)\)$/,

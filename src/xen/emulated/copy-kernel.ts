@@ -8,6 +8,7 @@
  * told of, it stops, and grants.ts looks at that one. It reaches only the machine's memory, at whose
  * end it traps.
  */
+import { UnavailableError } from '../../errors.js';
 import { DESTINATION_IS_GRANT, SEGMENT_SIZE, SOURCE_IS_GRANT } from '../copy-batch.js';
 import { PAGE_SIZE } from '../xen.js';
 
@@ -41,10 +42,18 @@ const wasm = Reflect.get(globalThis, 'WebAssembly') as Wasm;
 /** Memory for WebAssembly comes in such pages. */
 const WASM_PAGE_SIZE = 64 * 1024;
 
-/** Zeroed memory of at least `bytes`, which keeps its size and its place. */
+/**
+ * Zeroed memory of at least `bytes`, which keeps its size and its place.
+ * @throws UnavailableError for more than WebAssembly has addresses for, 4 GiB, or the system gives.
+ */
 export function allocateKernelMemory(bytes: number): KernelMemory {
   const initial = Math.ceil(bytes / WASM_PAGE_SIZE);
-  return new wasm.Memory({ initial, maximum: initial });
+  try {
+    return new wasm.Memory({ initial, maximum: initial });
+  } catch (error) {
+    const text = `No ${bytes} bytes of memory for an emulated machine; 4 GiB is the most it may have.`;
+    throw new UnavailableError('XEN_UNAVAILABLE', text, {}, { cause: error });
+  }
 }
 
 /** Where the segments of a call lie: at the start of the memory, which no domain ever gets. */
