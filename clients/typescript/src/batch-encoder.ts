@@ -31,8 +31,11 @@ const STAGING_BYTES =
   FRAME_BYTES_MAX +
   (BATCH_FRAMES + 1) * FRAME_HEADER_BYTES_MAX +
   TRAILER_BYTES_MAX;
-/** Staging buffers that are kept for the next messages. */
-const SPARE_BUFFERS_MAX = 4;
+/**
+ * Staging buffers that are kept for the next messages: what a writer has on its way that waits for
+ * `drained`. The transport gives many back at a time, and new ones are new pages, each cold and cleared.
+ */
+const SPARE_BUFFERS_MAX = 24;
 
 /**
  * Checks the length of a frame, as the daemon does.
