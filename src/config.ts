@@ -75,7 +75,7 @@ const configSchema = z.strictObject({
    */
   stateFile: z.string().min(1).optional(),
   /**
-   * Where the counters of vifs are kept for the next daemon, or `off`. On real Xen
+   * Where the counters of vifs and switch ports are kept for the next daemon, or `off`. On real Xen
    * /var/lib/xenvif/counters.json.
    */
   countersFile: z.string().min(1).optional(),

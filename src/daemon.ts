@@ -4,8 +4,8 @@
  */
 import type { Logger } from 'pino';
 import type { Config } from './config.js';
+import { KeptCounters } from './device/kept-counters.js';
 import { Netback } from './device/netback/index.js';
-import { KeptCounters } from './device/netback/kept-counters.js';
 import { checkTcpAddress, claimSocket, listenOnSocket } from './service/listen.js';
 import { portPolicyOf } from './service/port-policy.js';
 import type { GrpcServer } from './service/server.js';
@@ -66,7 +66,7 @@ export class Daemon {
     const { queuesPerVif: queuesMax } = config.limits;
     const netback = new Netback(xen, logger, { queuesMax, counters });
     const file = stateFile === undefined ? undefined : new SwitchFile(stateFile, logger);
-    const switches = new Switches({ xen, netback, logger, policyOf: portPolicyOf, file });
+    const switches = new Switches({ xen, netback, logger, policyOf: portPolicyOf, file, counters });
     const stopDevices = async () => {
       await netback.stop({ closeDevices: false, closeTimeoutMs: 0 });
       await switches.stop();
@@ -74,6 +74,7 @@ export class Daemon {
     let server: GrpcServer | undefined;
     const addresses: string[] = [];
     try {
+      await counters?.load();
       await switches.start();
       await netback.start();
       const service = await import('./service/server.js');

@@ -27,6 +27,15 @@ export interface KeptQueue {
   readonly eventsSent: number;
 }
 
+/** Those of a port of a switch. */
+export interface KeptPort {
+  readonly tx: KeptFrameCounters;
+  readonly rx: KeptFrameCounters;
+  readonly learnt: number;
+  readonly moved: number;
+  readonly notLearnt: number;
+}
+
 /** Those of a device. */
 export interface KeptMetrics {
   readonly sinceMs: number;

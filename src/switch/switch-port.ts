@@ -2,7 +2,7 @@
  * A port of a switch: a NIC that is plugged in, what it allows, and what it counts. Directions are
  * those of the station behind it: TX is what came in from it, RX what went out to it.
  */
-import { FrameCounters } from '../device/metrics.js';
+import { FrameCounters, type KeptPort } from '../device/metrics.js';
 import type { Network } from '../device/network.js';
 import type { PortPolicy, PortRules } from './port-policy.js';
 
@@ -17,6 +17,21 @@ export class PortMetrics {
   moved = 0;
   /** Sightings of new addresses that were not learnt: over quota, or locked to another port. */
   notLearnt = 0;
+
+  /** What the next daemon goes on from. */
+  keep(): KeptPort {
+    const { learnt, moved, notLearnt, rx, tx } = this;
+    return { tx: tx.keep(), rx: rx.keep(), learnt, moved, notLearnt };
+  }
+
+  /** Goes on from what another daemon kept. */
+  addKept(kept: KeptPort): void {
+    this.tx.addKept(kept.tx);
+    this.rx.addKept(kept.rx);
+    this.learnt += kept.learnt;
+    this.moved += kept.moved;
+    this.notLearnt += kept.notLearnt;
+  }
 
   reset(): void {
     this.tx.reset();

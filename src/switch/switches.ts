@@ -6,6 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { CountingPort, KeptCounters } from '../device/kept-counters.js';
 import type { NetbackDevice } from '../device/netback/device.js';
 import type { Netback } from '../device/netback/index.js';
 import type { Network } from '../device/network.js';
@@ -43,10 +44,15 @@ export interface JoinedPort {
   /** Whether what is plugged in takes frames now. */
   readonly isConnected: () => boolean;
   readonly port: SwitchPort;
+  /** By what its counters are kept for the next daemon; undefined: they end with the port. */
+  readonly countersKey: string | undefined;
   /** The policy as it is kept. */
   policy: string;
   readonly mirror: MirrorRecord | undefined;
 }
+
+/** Who a port is. */
+type PortName = Pick<JoinedPort, 'id' | 'kind' | 'device' | 'mac' | 'countersKey'>;
 
 /** How a port is set up. */
 export type PortSetting = Pick<JoinedPort, 'policy' | 'mirror' | 'isConnected'>;
@@ -74,6 +80,8 @@ export interface SwitchesOptions {
   readonly policyOf: (text: string) => PortPolicy | undefined;
   /** Where switches are kept over a start of the machine; undefined: in XenStore alone. */
   readonly file?: SwitchFile | undefined;
+  /** Where counters are kept over a restart, loaded when this starts; undefined: nowhere. */
+  readonly counters?: KeptCounters | undefined;
 }
 
 export class Switches {
@@ -91,6 +99,7 @@ export class Switches {
     const { logger, xen } = options;
     this.#store = new SwitchStore(xen.store, xen.domid, logger, options.file);
     this.#build(DEFAULT_SWITCH, newRecord());
+    options.counters?.keepPorts(() => this.#countingPorts());
   }
 
   /** Takes up the switches and ports that were there before, and plugs in every vif that comes. */
@@ -237,7 +246,9 @@ export class Switches {
     if (how.mirror !== undefined) this.#checkHeard(found, how.mirror);
     const { mac } = network;
     const device = `clients/${portId}`;
-    return this.#plug(found, { id: portId, kind: 'client', device, mac }, network, how);
+    // Who has the name under the next daemon may be somebody else.
+    const name = { id: portId, kind: 'client', device, mac, countersKey: undefined } as const;
+    return this.#plug(found, name, network, how);
   }
 
   unplugClient(id: string, portId: string): void {
@@ -326,7 +337,13 @@ export class Switches {
       const device = opened.device;
       const joined = this.#plug(
         found,
-        { id, kind: record.device.kind, device, mac: opened.mac },
+        {
+          id,
+          kind: record.device.kind,
+          device,
+          mac: opened.mac,
+          countersKey: `${found.id}/${id}`,
+        },
         opened.network,
         {
           policy: record.policy,
@@ -342,12 +359,7 @@ export class Switches {
     }
   }
 
-  #plug(
-    found: OwnSwitch,
-    name: Pick<JoinedPort, 'id' | 'kind' | 'device' | 'mac'>,
-    network: Network,
-    how: PortSetting,
-  ): JoinedPort {
+  #plug(found: OwnSwitch, name: PortName, network: Network, how: PortSetting): JoinedPort {
     const policy = this.#options.policyOf(how.policy);
     if (policy === undefined) {
       // Nothing is safer than a port that nobody understands.
@@ -356,6 +368,10 @@ export class Switches {
     }
     const station = name.mac === '' ? policy : { ...policy, mac: name.mac };
     const port = found.switch.plug(name.id, network, station);
+    const { countersKey } = name;
+    if (countersKey !== undefined) {
+      this.#options.counters?.restorePort({ key: countersKey, metrics: port.metrics });
+    }
     const joined = { ...name, network, port, ...how };
     found.ports.set(name.id, joined);
     try {
@@ -399,6 +415,14 @@ export class Switches {
     }
   }
 
+  #countingPorts(): CountingPort[] {
+    return [...this.#switches.values()].flatMap(({ ports }) =>
+      [...ports.values()].flatMap(({ countersKey: key, port: { metrics } }) =>
+        key === undefined ? [] : { key, metrics },
+      ),
+    );
+  }
+
   async #unplug(found: OwnSwitch, portId: string): Promise<void> {
     this.#pull(found, portId);
     const close = found.closers.get(portId);
@@ -430,7 +454,8 @@ export class Switches {
     const found = this.#switches.get(id) ?? this.#build(id, newRecord());
     try {
       const { mac } = device.configuration;
-      const name = { id: portId, kind: 'vif', device: device.name, mac } as const;
+      const countersKey = `${id}/${portId} ${device.uid}`;
+      const name = { id: portId, kind: 'vif', device: device.name, mac, countersKey } as const;
       this.#plug(found, name, device, {
         policy,
         mirror: undefined,

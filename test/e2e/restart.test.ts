@@ -205,6 +205,46 @@ describe('counters go on over a restart', () => {
     expect((await run.sent()).packets).toBeGreaterThanOrEqual(next.packets);
   });
 
+  /** The frames that guest 1 has sent into the switch. */
+  async function atPort(): Promise<number> {
+    const ports = await run.client.switches.ports('default');
+    return Number(ports.find(({ device }) => device === 'vifs/1.0')?.received.packets);
+  }
+
+  test('and those of switch ports, for as long as the same vif is behind a port', async () => {
+    const before = await atPort();
+    expect(before).toBeGreaterThan(0);
+    await run.stop();
+    run = await Run.on(hypervisor);
+    const next = await atPort();
+    expect(next).toBeGreaterThanOrEqual(before);
+    await sleep(KEPT_MS);
+    await replacedAfterKill();
+    expect(await atPort()).toBeGreaterThanOrEqual(next);
+    await run.stop();
+    const file = join(directory, 'counters.json');
+    const content = JSON.parse(readFileSync(file, 'utf8'));
+    const key = Object.keys(content.ports).find((name) => name.startsWith('default/vif-1.0 '));
+    const kept = content.ports[key ?? ''];
+    kept.tx.packets += MIB;
+    content.ports = { 'default/vif-1.0 another': kept };
+    writeFileSync(file, JSON.stringify(content));
+    run = await Run.on(hypervisor);
+    expect(await atPort()).toBeLessThan(MIB);
+  });
+
+  test('of vifs also where the daemon before kept none of ports', async () => {
+    const { packets, since } = await run.sent();
+    await run.stop();
+    const file = join(directory, 'counters.json');
+    const { ports: _, ...rest } = JSON.parse(readFileSync(file, 'utf8'));
+    writeFileSync(file, JSON.stringify(rest));
+    run = await Run.on(hypervisor);
+    const next = await run.sent();
+    expect(next.packets).toBeGreaterThanOrEqual(packets);
+    expect(next.since).toEqual(since);
+  });
+
   test('from zero after a reset, at once', async () => {
     const before = await run.sent();
     await run.client.stats.reset('1.0');

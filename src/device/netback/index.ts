@@ -8,9 +8,9 @@ import { StoreError } from '../../errors.js';
 import type { StoreWatch, Xen } from '../../xen/xen.js';
 import { XenbusState } from '../../xen/xenbus.js';
 import { CoalescedTask } from '../coalesced-task.js';
+import type { KeptCounters } from '../kept-counters.js';
 import { NetbackContext } from './context.js';
 import { NetbackDevice } from './device.js';
-import type { KeptCounters } from './kept-counters.js';
 
 export type VifEvent = 'updated' | 'deleted';
 export type VifListener = (event: VifEvent, device: NetbackDevice) => void;
@@ -27,7 +27,7 @@ const LAST_FRAMES_POLL_MS = 5;
 export interface NetbackOptions {
   /** How many queues a guest may have for one vif. */
   readonly queuesMax?: number;
-  /** Where counters are kept over a restart; undefined: nowhere. */
+  /** Where counters are kept over a restart, loaded already; undefined: nowhere. */
   readonly counters?: KeptCounters | undefined;
 }
 
@@ -79,7 +79,6 @@ export class Netback {
 
   /** Finds the vifs that are there, takes over those that are connected, and follows changes. */
   async start(): Promise<void> {
-    await this.#counters?.load();
     await this.#makeRoot();
     this.#watch = await this.#context.xen.store.watch(this.#root, (path) => this.#onChange(path));
     this.#scanning.request();
