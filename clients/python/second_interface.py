@@ -18,7 +18,17 @@ def say(*words):
     sys.stdout.flush()
 
 
-def follow(client, domid, ready, events):
+def follow(client, domid, ready, events, failures):
+    """Prints changes until it ends; what it fails of is the other thread's to tell."""
+    try:
+        print_changes(client, domid, ready, events)
+    except XenvifError as error:
+        failures.append(error)
+    finally:
+        ready.set()
+
+
+def print_changes(client, domid, ready, events):
     """Prints every change of the guest's vifs that are ours, until one is deleted."""
     phases = client.message("VifStatus").DESCRIPTOR.fields_by_name["phase"].enum_type
     for event in client.VifService.WatchVifs(domid=domid, labels=LABELS):
@@ -41,12 +51,14 @@ def main():
     parser.add_argument("--keep", action="store_true", help="leave the interface where it is")
     options = parser.parse_args()
     with Client(options.address) as client:
-        ready, events = threading.Event(), []
+        ready, events, failures = threading.Event(), [], []
         watcher = threading.Thread(
-            target=follow, args=(client, options.domid, ready, events), daemon=True
+            target=follow, args=(client, options.domid, ready, events, failures), daemon=True
         )
         watcher.start()
         ready.wait(timeout=10)
+        if failures:
+            raise failures[0]
         rate = client.message("RateLimit", bytes_per_interval=50_000)
         vif = client.VifService.CreateVif(
             domid=options.domid,

@@ -52,6 +52,15 @@ describe('the Python client', () => {
     expect(stdout).toBe("MTU_OUT_OF_RANGE ['spec.mtu'] INVALID_ARGUMENT\n");
   });
 
+  it('says in one line that there is no daemon', async () => {
+    const nowhere = ['--address', `unix:${daemon.directory}/nobody.sock`];
+    await expect(python('second_interface.py', '1', ...nowhere)).rejects.toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: expect.stringMatching(/^second_interface: .*\(UNAVAILABLE\)\n$/),
+    });
+  });
+
   it('lists, updates with a mask, and repeats a call by its request id', async () => {
     const script = [
       'from xenvif import Client',
