@@ -255,6 +255,15 @@ describe('a file that is wrong changes nothing, and is told by line and field', 
     });
   }
 
+  it('beside everything that is right in it, too', async () => {
+    const before = await everything();
+    const { code, stderr } = await apply(`${FILE}    link: left\n`);
+    expect(code).toBe(1);
+    const line = FILE.split('\n').length;
+    expect(stderr).toContain(`state.yaml:${line}:11: vifs[1].link: "left" is not possible`);
+    expect(await everything()).toEqual(before);
+  });
+
   it('tells all mistakes at once', async () => {
     const { stderr } = await apply('xenvif: 2\nvifs:\n  - mtu: 1\n  - domain: b\n    link: left\n');
     expect(stderr).toMatch(/:1:9: xenvif: /);
