@@ -9,6 +9,7 @@ import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { orchestration } from './orchestration-rows.js';
 import type { Group, Place, Ratio } from './rows.js';
 import {
   clientToRing,
@@ -74,6 +75,7 @@ function groups(place: Place): Group[] {
     controlPlane(place),
     connections(place),
     standing(place),
+    orchestration(place),
     vchan(place),
     iperfSelf(place),
     stackOverTap(place),

@@ -22,7 +22,7 @@ interface Shown {
 }
 
 /** Measures of which the first has the program run, and each shows a part of what it says. */
-function measuresOf(
+export function measuresOf(
   run: () => Promise<Record<string, number>>,
   shown: readonly Shown[],
 ): Measure[] {
