@@ -10,7 +10,7 @@ import { openXenbusDevice } from './xenbus-device.js';
 export interface XenstoredPaths {
   /** Unix sockets, in the order in which they are tried. */
   readonly sockets: readonly string[];
-  /** The kernel's device, tried last; none when absent. */
+  /** The kernel's device, tried where there is no socket; none when absent. */
   readonly device?: string;
 }
 
@@ -30,19 +30,24 @@ export function xenstoredPaths(environment: NodeJS.ProcessEnv = process.env): Xe
 }
 
 /**
- * Opens a stream of bytes to xenstored.
+ * Opens a stream of bytes to xenstored. The device is left alone where a socket is, though nobody listens:
+ * xenstored ran in this domain and has died, and whoever asks the kernel for it then waits in the kernel,
+ * where not even SIGKILL ends a process.
  * @throws UnavailableError XENSTORE_UNAVAILABLE, naming everything that was tried and why it failed.
  */
 export async function connectXenstored(paths: XenstoredPaths = xenstoredPaths()): Promise<Duplex> {
   const failures: string[] = [];
+  let isElsewhere = true;
   for (const path of paths.sockets) {
     try {
       return await connectSocket(path);
     } catch (error) {
-      failures.push(`${path}: ${reasonOf(error)}`);
+      const reason = reasonOf(error);
+      failures.push(`${path}: ${reason}`);
+      isElsewhere &&= reason === 'ENOENT';
     }
   }
-  if (paths.device !== undefined) {
+  if (paths.device !== undefined && isElsewhere) {
     try {
       return await openXenbusDevice(paths.device);
     } catch (error) {

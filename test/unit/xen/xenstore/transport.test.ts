@@ -39,10 +39,18 @@ describe('the way to xenstored', () => {
   });
 
   test('when nothing answers the error tells all that was tried', async () => {
-    const paths = { sockets: [join(directory, 'a'), directory], device: join(directory, 'b') };
+    const sockets = [join(directory, 'a'), join(directory, 'b')];
+    const paths = { sockets, device: join(directory, 'c') };
     const error: unknown = await connectXenstored(paths).catch((reason: unknown) => reason);
     expect(error).toMatchObject({ code: 'XENSTORE_UNAVAILABLE' });
-    expect(String(error)).toMatch(/a: ENOENT.*: ECONNREFUSED.*b: ENOENT/);
+    expect(String(error)).toMatch(/a: ENOENT.*b: ENOENT.*c: ENOENT/);
+  });
+
+  test('the device is not tried in a domain whose own xenstored has died', async () => {
+    const device = join(directory, 'device');
+    execFileSync('mkfifo', [device]);
+    const paths = { sockets: [join(directory, 'a'), directory], device };
+    await expect(connectXenstored(paths)).rejects.toThrow(/a: ENOENT; \S*: ECONNREFUSED$/);
   });
 });
 
