@@ -9,6 +9,9 @@ const garbage = fileURLToPath(new URL('./clients/typescript/src/garbage.ts', imp
 const messagePrefix = fileURLToPath(
   new URL('./clients/typescript/src/message-prefix.ts', import.meta.url),
 );
+const messageReceiver = fileURLToPath(
+  new URL('./clients/typescript/src/message-receiver.ts', import.meta.url),
+);
 const wire = fileURLToPath(
   new URL('./clients/typescript/src/stack/wire/index.ts', import.meta.url),
 );
@@ -39,6 +42,7 @@ export default defineConfig({
     alias: {
       '@xenvif/client/garbage': garbage,
       '@xenvif/client/message-prefix': messagePrefix,
+      '@xenvif/client/message-receiver': messageReceiver,
       '@xenvif/client/stack': stack,
       '@xenvif/client/wire': wire,
       '@xenvif/client': client,

@@ -25,6 +25,7 @@ import { checkOpen, checkVifNames } from './frame-options.js';
 import { type ClientMessage, decodeClientMessage, SentFrames } from './frame-request.js';
 import { type FrameCall, FrameSession } from './frame-session.js';
 import type { FrameMessage } from './frame-stream.js';
+import { type MessageSource, readMessages } from './message-reader.js';
 import { PlainFrames } from './plain-frames.js';
 import { parseSwitchName } from './validate.js';
 import type { VifRegistry } from './vif-registry.js';
@@ -120,26 +121,37 @@ export class FrameService {
         failCall(call, error, this.#logger);
       }
     };
-    call.on('data', (request) =>
-      guard(() => {
-        if (session === undefined) session = this.#open(call, request, leave);
-        else session.take(request);
-      }),
-    );
     const halfClosed = () => {
       if (call.cancelled) return;
       if (session === undefined) throw openExpected();
       // A client that has nothing more to say still wants to hear.
       session.halfClosed();
     };
-    // The call of a client that dies ends as well, and is cancelled within the turn: no farewell.
-    call.on('end', () => setImmediate(() => guard(halfClosed)));
+    const source = readMessages(call, {
+      decode: decodeClientMessage,
+      take: (request) =>
+        guard(() => {
+          if (session === undefined) session = this.#open(call, source, request, leave);
+          else session.take(request);
+        }),
+      // The call of a client that dies ends as well, and is cancelled within the turn: no farewell.
+      end: () => setImmediate(() => guard(halfClosed)),
+      fail: (error) => {
+        leave();
+        failCall(call, error, this.#logger);
+      },
+    });
     call.on('cancelled', leave);
     call.on('close', leave);
     call.on('error', leave);
   }
 
-  #open(call: FrameCall, request: ClientMessage, leave: () => void): FrameSession {
+  #open(
+    call: FrameCall,
+    source: MessageSource,
+    request: ClientMessage,
+    leave: () => void,
+  ): FrameSession {
     if (request instanceof SentFrames) throw openExpected();
     if (request.message?.$case !== 'open') throw openExpected();
     if (this.#sessions.size >= this.#limits.frameStreams) {
@@ -172,6 +184,7 @@ export class FrameService {
     }
     session = new FrameSession({
       call,
+      source,
       devices,
       lease,
       open,

@@ -21,6 +21,7 @@ import type { ClientLease } from './client-ports.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
 import { type ClientMessage, SentFrames } from './frame-request.js';
 import { type FrameMessage, FrameStream } from './frame-stream.js';
+import type { MessageSource } from './message-reader.js';
 import { encodedWriter } from './message-writer.js';
 import type { PlainFrames } from './plain-frames.js';
 import { toPort } from './switch-ports.js';
@@ -30,6 +31,8 @@ export type FrameCall = ServerDuplexStream<ClientMessage, FrameMessage>;
 
 export interface SessionParts {
   readonly call: FrameCall;
+  /** What brings the client's messages. */
+  readonly source: MessageSource;
   /** The vifs that the stream is about; none where the client is a port. */
   readonly devices: readonly NetbackDevice[];
   /** The port that the client holds. */
@@ -228,13 +231,13 @@ export class FrameSession {
     this.#stopWaiting = undefined;
     const sending = this.#sending;
     if (sending === undefined) return;
-    const { call, open, stage } = this.#parts;
+    const { open, source, stage } = this.#parts;
     const { outcomes, sent } = sending;
     const device = this.#parts.lease === undefined ? this.devices[0] : undefined;
     while (sending.position < sent.end) {
       const room = isLate || device === undefined ? Number.POSITIVE_INFINITY : device.room;
       if (room === 0) {
-        if (!call.isPaused()) call.pause();
+        if (!source.isPaused()) source.pause();
         this.#awaitRoom(device);
         return;
       }
@@ -246,8 +249,9 @@ export class FrameSession {
     }
     stage.clear();
     this.#sending = undefined;
+    source.recycle(sent.bytes);
     if (open.reportResults) this.#reportResults(sent.firstSequence, outcomes);
-    if (call.isPaused()) call.resume();
+    if (source.isPaused()) source.resume();
   }
 
   #awaitRoom(device: NetbackDevice | undefined): void {

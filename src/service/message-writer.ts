@@ -1,30 +1,21 @@
 /**
  * Messages on their way into HTTP/2. What is encoded in memory already, with room in front of it for
  * gRPC's prefix, is handed to the stream as it lies: grpc-js would copy each message into memory of
- * its own first, which is most of what it costs.
- *
- * This is the only file that reaches for what grpc-js keeps to itself, the stream below a call. Where
- * that is not found, every message goes through grpc-js. In no case do both ways mix on one call, for
- * then one message could overtake another.
+ * its own first, which is most of what it costs. In no case do both ways mix on one call, for then one
+ * message could overtake another.
  */
 import { Metadata, type ServerDuplexStream } from '@grpc/grpc-js';
 import { withPrefix } from '@xenvif/client/message-prefix';
+import { streamBelow } from './call-stream.js';
 
 /** Hands a message over; `done` is called when its memory is the caller's again, sent or not. */
 export type WriteEncoded = (message: Buffer, done: () => void) => void;
-
-/** What is needed of an HTTP/2 stream. */
-interface ByteStream {
-  readonly destroyed: boolean;
-  readonly writableEnded: boolean;
-  write(bytes: Uint8Array, done: () => void): boolean;
-}
 
 /** A way past grpc-js for the messages of `call`; undefined where there is none. */
 export function encodedWriter<Request, Response>(
   call: ServerDuplexStream<Request, Response>,
 ): WriteEncoded | undefined {
-  const stream = byteStreamOf(call);
+  const stream = streamBelow(call);
   if (stream === undefined) return undefined;
   let hasHeaders = false;
   return (message, done) => {
@@ -37,23 +28,4 @@ export function encodedWriter<Request, Response>(
     hasHeaders = true;
     stream.write(withPrefix(message), done);
   };
-}
-
-function byteStreamOf(call: object): ByteStream | undefined {
-  const interceptingCall: unknown = Reflect.get(call, 'call');
-  if (typeof interceptingCall !== 'object' || interceptingCall === null) return undefined;
-  const stream: unknown = Reflect.get(interceptingCall, 'stream');
-  return isByteStream(stream) ? stream : undefined;
-}
-
-function isByteStream(stream: unknown): stream is ByteStream {
-  return (
-    typeof stream === 'object' &&
-    stream !== null &&
-    'respond' in stream &&
-    'write' in stream &&
-    typeof stream.write === 'function' &&
-    'destroyed' in stream &&
-    'writableEnded' in stream
-  );
 }

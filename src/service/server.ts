@@ -17,6 +17,7 @@ import type { Switches } from '../switch/switches.js';
 import type { Xen } from '../xen/xen.js';
 import { FrameService, frameServiceDefinition } from './frame-service.js';
 import { HostService } from './host-service.js';
+import { MESSAGE_BYTES_MAX } from './message-reader.js';
 import { reflectionService } from './reflection.js';
 import { StatsService } from './stats-service.js';
 import { SwitchService } from './switch-service.js';
@@ -30,7 +31,7 @@ const MIB = 1024 * 1024;
 const SHUTDOWN_TIMEOUT_MS = 2000;
 
 const SERVER_OPTIONS = {
-  'grpc.max_receive_message_length': MIB,
+  'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,
   'grpc.max_send_message_length': MIB,
   'grpc.max_concurrent_streams': 100,
   'grpc.keepalive_time_ms': 30_000,

@@ -8,22 +8,14 @@
  * something is not as expected, everything goes through grpc-js.
  */
 import type { ClientDuplexStream } from '@grpc/grpc-js';
-import { MessageAssembler } from './message-assembler.js';
 import { withPrefix } from './message-prefix.js';
-import { readInto } from './read-into.js';
+import { type ByteSource, isByteSource, MessageReceiver } from './message-receiver.js';
 
 /** What is needed of an HTTP/2 stream. */
-interface ByteStream {
+interface ByteStream extends ByteSource {
   readonly destroyed: boolean;
   readonly writableEnded: boolean;
   write(bytes: Uint8Array, done: (error?: Error | null) => void): boolean;
-  pause(): unknown;
-  resume(): unknown;
-  read(): unknown;
-  isPaused(): boolean;
-  on(event: 'data', listener: (piece: Buffer) => void): unknown;
-  listeners(event: 'data'): unknown[];
-  removeAllListeners(event: 'data'): unknown;
 }
 
 export interface DirectStreamOptions {
@@ -35,33 +27,11 @@ export interface DirectStreamOptions {
 
 export class DirectStream {
   readonly #stream: ByteStream;
-  readonly #assembler: MessageAssembler;
-  readonly #options: DirectStreamOptions;
-  /** Lets the stream receive again after a pause, where it writes to where messages lie. */
-  #receiveAgain: (() => void) | undefined;
-  #failed = false;
+  readonly #receiver: MessageReceiver;
 
   private constructor(stream: ByteStream, options: DirectStreamOptions) {
     this.#stream = stream;
-    this.#options = options;
-    this.#assembler = new MessageAssembler(options.messageBytesMax, options.receive);
-    const others = stream.listeners('data').filter(isListener);
-    stream.removeAllListeners('data');
-    let isFirst = true;
-    stream.on('data', (piece) => {
-      if (isFirst && piece[0] === 1) {
-        // Something between us and the daemon compresses. That is grpc-js's business.
-        stream.removeAllListeners('data');
-        for (const listener of others) {
-          stream.on('data', listener);
-          listener.call(stream, piece);
-        }
-        return;
-      }
-      this.#take(piece);
-      if (isFirst) this.#readIntoMessages();
-      isFirst = false;
-    });
+    this.#receiver = new MessageReceiver(stream, options);
   }
 
   /**
@@ -88,54 +58,24 @@ export class DirectStream {
 
   /** Gives the memory of a message back, that nobody looks at any more. */
   recycle(message: Buffer): void {
-    this.#assembler.recycle(message);
+    this.#receiver.recycle(message);
   }
 
   pause(): void {
-    this.#stream.pause();
+    this.#receiver.pause();
   }
 
   resume(): void {
-    this.#stream.resume();
-    this.#receiveAgain?.();
+    this.#receiver.resume();
   }
 
   isPaused(): boolean {
-    return this.#stream.isPaused();
+    return this.#receiver.isPaused();
   }
 
   /** Hands out what has been received and waits in a stream that was paused. */
   drain(): void {
-    for (let piece = this.#stream.read(); Buffer.isBuffer(piece); piece = this.#stream.read()) {
-      this.#take(piece);
-    }
-  }
-
-  /** From here on pieces are written to where their message is to lie, if Node does that. */
-  #readIntoMessages(): void {
-    const assembler = this.#assembler;
-    this.drain();
-    this.#receiveAgain = readInto(this.#stream, {
-      get place() {
-        return assembler.place;
-      },
-      filled: (byteCount) => this.#guard(() => assembler.filled(byteCount)),
-    });
-  }
-
-  #take(piece: Buffer): void {
-    this.#guard(() => this.#assembler.push(piece));
-  }
-
-  /** Does a step of the assembler's. What comes after one that failed is nobody's any more. */
-  #guard(step: () => void): void {
-    if (this.#failed) return;
-    try {
-      step();
-    } catch (error) {
-      this.#failed = true;
-      this.#options.fail(error);
-    }
+    this.#receiver.drain();
   }
 }
 
@@ -163,15 +103,9 @@ function below(call: object): unknown {
 }
 
 function isByteStream(stream: unknown): stream is ByteStream {
-  if (!isObject(stream)) return false;
-  const methods = ['write', 'pause', 'resume', 'read', 'isPaused', 'on', 'listeners'];
-  return methods.every((name) => typeof Reflect.get(stream, name) === 'function');
+  return isByteSource(stream) && typeof Reflect.get(stream, 'write') === 'function';
 }
 
 function isObject(value: unknown): value is object {
   return typeof value === 'object' && value !== null;
-}
-
-function isListener(listener: unknown): listener is (piece: Buffer) => void {
-  return typeof listener === 'function';
 }

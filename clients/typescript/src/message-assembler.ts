@@ -16,9 +16,13 @@ const ROOM_BYTES_STEP = 32 * 1024;
 /** How many pieces of memory are kept. */
 const SPARE_MAX = 16;
 
+/** Makes the error for a message that is not taken. */
+export type Refuse = (what: string, isTooLong: boolean) => Error;
+
 export class MessageAssembler {
   readonly #messageBytesMax: number;
   readonly #receive: (message: Buffer) => void;
+  readonly #refuse: Refuse;
   readonly #spare: Buffer[] = [];
   #memory: Buffer = Buffer.allocUnsafeSlow(ROOM_BYTES_STEP);
   /** Bytes of `#memory` that have arrived, the prefix of the message at its start included. */
@@ -26,9 +30,14 @@ export class MessageAssembler {
   /** Where that message ends; 0 while its prefix is not whole. */
   #end = 0;
 
-  constructor(messageBytesMax: number, receive: (message: Buffer) => void) {
+  constructor(
+    messageBytesMax: number,
+    receive: (message: Buffer) => void,
+    refuse: Refuse = malformedMessage,
+  ) {
     this.#messageBytesMax = messageBytesMax;
     this.#receive = receive;
+    this.#refuse = refuse;
   }
 
   /** Where the next bytes go: room for one at least, and for none behind the message at hand. */
@@ -38,8 +47,8 @@ export class MessageAssembler {
 
   /**
    * Says that so many bytes are at `place`, and hands out the messages that they complete.
-   * @throws XenvifClientError RESPONSE_MALFORMED for a message that is compressed or too long; nothing
-   *   can be received after it.
+   * @throws what `refuse` makes, by default RESPONSE_MALFORMED, for a message that is compressed or too
+   *   long; nothing can be received after it.
    */
   filled(byteCount: number): void {
     this.#used += byteCount;
@@ -69,17 +78,15 @@ export class MessageAssembler {
   #begin(): boolean {
     if (this.#used < MESSAGE_PREFIX_BYTES) return false;
     const length = this.#memory.readUInt32BE(1);
-    if (this.#memory[0] !== 0) throw this.#malformed('it is compressed');
-    if (length > this.#messageBytesMax) throw this.#malformed(`it has ${length} bytes`);
+    const isTooLong = length > this.#messageBytesMax;
+    if (isTooLong || this.#memory[0] !== 0) {
+      // There is a place for what still comes, though nobody reads it.
+      this.#used = 0;
+      throw this.#refuse(isTooLong ? `it has ${length} bytes` : 'it is compressed', isTooLong);
+    }
     this.#end = MESSAGE_PREFIX_BYTES + length;
     if (this.#end > this.#memory.length) this.#moveTo(this.#memoryFor(this.#end), 0);
     return true;
-  }
-
-  #malformed(what: string): Error {
-    // There is a place for what still comes, though nobody reads it.
-    this.#used = 0;
-    return malformedMessage(what);
   }
 
   /** Hands the message at hand out, and goes on with what lies behind it. */
