@@ -66,7 +66,7 @@ type Waiting =
   | { readonly kind: 'end' };
 
 const FRAME_BYTES_MAX = 65535;
-/** How long frames that keep coming may hold back what is there. */
+/** How long frames that keep coming may hold back what is there, and how long none is sent in a calm. */
 const BURST_MS = 1;
 
 export class FrameStream {
@@ -84,6 +84,7 @@ export class FrameStream {
   #sequence = 0;
   #sampled = 0;
   #openSinceMs = 0;
+  #sentAtMs = 0;
   #flushTimer: NodeJS.Immediate | NodeJS.Timeout | undefined;
   /** The open chunk has waited long enough for company. */
   #due = false;
@@ -340,6 +341,8 @@ export class FrameStream {
     this.#openSinceMs = performance.now();
     const { lingerMs } = this.#options;
     if (lingerMs > 0) this.#flushTimer = setTimeout(() => this.#flushOpen(), lingerMs);
+    // In a calm nobody knows of more to come: what there is goes at once, and company waits for it.
+    else if (this.#openSinceMs - this.#sentAtMs > BURST_MS) this.#flushOpen();
     else this.#flushWhenCalm();
   }
 
@@ -424,6 +427,7 @@ export class FrameStream {
     const bytes = chunk.frameBytes;
     this.#waitingBytes -= bytes;
     this.#inFlightBytes += message.length;
+    this.#sentAtMs = performance.now();
     this.#options.write(message, () => {
       this.#inFlightBytes -= message.length;
       this.#giveBack(chunk);

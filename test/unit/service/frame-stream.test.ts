@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { FrameBatch, writeRunHeader } from '../../../src/device/frame-batch.js';
 import {
   LossCause,
@@ -203,6 +203,32 @@ describe('a stream of frames', () => {
     expect(client.received.size).toBe(10_000);
     expect(client.lost).toEqual([]);
     client.stream.close();
+  });
+
+  test('in a calm frames go at once; in a burst they wait for company, a millisecond at most', () => {
+    vi.useFakeTimers({ toFake: ['performance', 'setImmediate', 'clearImmediate'] });
+    try {
+      vi.advanceTimersByTime(10);
+      const client = setUp({ policy: OverflowPolicy.DROP_OLDEST });
+      client.push(1, 100);
+      expect(client.unread).toHaveLength(1);
+      client.push(1, 100);
+      client.push(1, 100);
+      expect(client.unread).toHaveLength(1);
+      vi.advanceTimersToNextTimer();
+      expect(client.unread).toHaveLength(1);
+      // This round of the event loop brought nothing more.
+      vi.advanceTimersToNextTimer();
+      expect(client.unread).toHaveLength(2);
+      vi.advanceTimersByTime(10);
+      client.push(1, 100);
+      expect(client.unread).toHaveLength(3);
+      client.read();
+      expect(client.received.size).toBe(4);
+      client.stream.close();
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test('drop-oldest keeps the newest frames, drop-newest the oldest', () => {
