@@ -12,7 +12,7 @@ const MESSAGE_BYTES = 64 * 1024;
 const MESSAGES = 34;
 /** A ring full of the longest frames goes into no more messages than this. */
 const MESSAGES_PER_RING = 17;
-const WARM_UP_MS = 1500;
+const WARM_UP_MS = 3000;
 const [role, first = '', second = ''] = process.argv.slice(2);
 
 if (role === 'server') serve(Number(first));

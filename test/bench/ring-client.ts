@@ -8,7 +8,9 @@ import { type FrameBatchView, XenvifClient } from '@xenvif/client';
 
 const [address = '', secondsText = '1', mode = 'rate', countText = '1'] = process.argv.slice(2);
 const durationMs = Number(secondsText) * 1000;
-const WARM_UP_MS = 1500;
+const WARM_UP_MS = 3000;
+/** Events before everything on their way has been compiled; what comes after them is warm. */
+const WARM_UP_EVENTS = 2500;
 const client = new XenvifClient({ address });
 
 if (mode === 'latency') await latency();
@@ -65,13 +67,14 @@ async function rate(): Promise<void> {
 
 async function latency(): Promise<void> {
   const delays: number[] = [];
-  const end = performance.now() + durationMs + WARM_UP_MS;
+  let from = 0;
   for await (const batch of client.observeBatches('vifs/1.0', { direction: 'from-guest' })) {
     delays.push(delayUs(batch));
     batch.release();
-    if (performance.now() > end) break;
+    if (delays.length === WARM_UP_EVENTS) from = performance.now();
+    if (from > 0 && performance.now() - from > durationMs) break;
   }
-  const warm = delays.slice(200).sort((a, b) => a - b);
+  const warm = delays.slice(WARM_UP_EVENTS).sort((a, b) => a - b);
   const at = (part: number) => warm[Math.floor((warm.length - 1) * part)];
   console.log(JSON.stringify({ p50: at(0.5), p99: at(0.99), p999: at(0.999) }));
   client.close();

@@ -20,7 +20,7 @@ import {
 
 const MESSAGE_BYTES = 64 * 1024;
 const AHEAD_MESSAGES = 16;
-const WARM_UP_MS = 1500;
+const WARM_UP_MS = 3000;
 const [role, first = '', second = ''] = process.argv.slice(2);
 const method = FrameServiceService.streamFrames;
 
