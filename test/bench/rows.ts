@@ -42,6 +42,9 @@ export interface Place {
   readonly other: string | undefined;
 }
 
+/** How long a stream of frames runs before it is measured. */
+const WARM_UP_MS = 3000;
+
 const OURS = 'ours';
 const OTHER = 'the other revision';
 
@@ -318,7 +321,7 @@ async function uploadRate(place: Place, folder: string, size: number): Promise<n
     const address = await server.line();
     const forSeconds = `${place.seconds + 10}`;
     client = node(join(folder, 'ring-sender.js'), address, forSeconds, `${size}`);
-    await pause(1500);
+    await pause(WARM_UP_MS);
     const before = await server.ask();
     await pause(place.seconds * 1000);
     const after = await server.ask();
