@@ -1,5 +1,6 @@
 /** One request, one answer: gRPC's callback as a promise, with a signal and a time limit. */
 import { Metadata } from '@grpc/grpc-js';
+import { cancelCall } from './cancel-call.js';
 import type { Connection } from './connection.js';
 import { cancelled, errorFromStatus } from './errors.js';
 
@@ -34,7 +35,7 @@ export function callUnary<Request, Response>(
   const { signal, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(cancelled(signal.reason));
-    const abort = (): void => call.cancel();
+    const abort = (): void => cancelCall(call);
     const call = connection.client.makeUnaryRequest(
       method.path,
       method.requestSerialize,

@@ -1,5 +1,6 @@
 /** The channel to one daemon, with the settings that frames in bulk need. */
 import { type ChannelCredentials, Client, type ClientOptions, credentials } from '@grpc/grpc-js';
+import { cancelCall } from './cancel-call.js';
 
 /** A channel and the address it leads to, which errors name. */
 export interface Connection {
@@ -51,6 +52,6 @@ export function openConnection(
 /** Ends every call under way, with CANCELLED, and closes the channel. */
 export function closeConnection(connection: Connection): void {
   connection.isClosed = true;
-  for (const call of connection.calls) call.cancel();
+  for (const call of connection.calls) cancelCall(call);
   connection.client.close();
 }

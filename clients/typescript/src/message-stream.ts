@@ -8,6 +8,7 @@ import type { Readable } from 'node:stream';
 import type { ServiceError } from '@grpc/grpc-js';
 import { AsyncQueue } from './async-queue.js';
 import { type CallOptions, DEFAULT_TIMEOUT_MS } from './call.js';
+import { cancelCall } from './cancel-call.js';
 import type { Connection } from './connection.js';
 import { cancelled, errorFromStatus, timedOut, XenvifClientError } from './errors.js';
 
@@ -85,19 +86,19 @@ export class MessageStream<Raw, Message> {
   /** Ends the stream with `error`, behind what has been received. */
   abort(error: XenvifClientError): void {
     this.#finish(error, () => this.#queue.fail(error));
-    this.#call.cancel();
+    cancelCall(this.#call);
   }
 
   /** Ends the call, quietly; what has been received can still be taken. */
   stop(): void {
     this.#finish(undefined, () => this.#queue.end());
-    this.#call.cancel();
+    cancelCall(this.#call);
   }
 
   /** Ends the stream at once and quietly; what waits is forgotten. */
   close(): void {
     this.#finish(undefined, () => this.#queue.discard());
-    this.#call.cancel();
+    cancelCall(this.#call);
   }
 
   #onAbort = (): void => this.abort(cancelled(this.#options.signal?.reason));

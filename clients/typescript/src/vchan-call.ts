@@ -3,6 +3,7 @@
  * credit: that would stand in line behind the data that we send, and wait with it for the peer.
  */
 import { type ClientDuplexStream, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { cancelCall } from './cancel-call.js';
 import type { Connection } from './connection.js';
 import {
   type ConnectRequest,
@@ -71,7 +72,7 @@ export class VchanCall {
   }
 
   cancel(): void {
-    if (!this.#over) this.#call.cancel();
+    if (!this.#over) cancelCall(this.#call);
   }
 
   #send(request: ConnectRequest): void {
