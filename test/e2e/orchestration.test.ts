@@ -10,6 +10,7 @@ import { plugVif, removeVif, requestUnplug } from '../../src/device/netback/tool
 import { VifServiceClient, WatchVifsRequest } from '../../src/gen/xenvif/v1/vif_service.js';
 import { Hypervisor } from '../../src/xen/emulated/index.js';
 import type { Xen } from '../../src/xen/xen.js';
+import { Crowd } from '../support/crowd.js';
 import { silent, until } from '../support/machine.js';
 
 const MIB = 1024 * 1024;
@@ -213,6 +214,24 @@ describe('XenStore in trouble', () => {
       seen.some(({ text }) => text.startsWith('deleted vifs/1.4')),
     );
     watch.close();
+  });
+
+  test('a guest that died meanwhile is let go when it is back, and nobody else', async () => {
+    const crowd = new Crowd();
+    const { domid } = await crowd.add(hypervisor, 'mortal', 1);
+    const { name, status } = await client.vifs.create(domid, { handle: 0 });
+    expect(status.phase).toBe('connected');
+    hypervisor.store.stop();
+    await until('the daemon notices', () => !xen.store.connected);
+    // The toolstack has no XenStore to tidy up in, either.
+    await hypervisor.destroyDomain(domid).catch(() => undefined);
+    const before = replies();
+    hypervisor.store.start();
+    const reason = async () => (await client.vifs.get(name)).status.reason;
+    await expect.poll(reason).toBe('FRONTEND_GONE');
+    await until('others ping on', () => replies() > before + 1);
+    await client.vifs.delete(name);
+    expect((await failure(client.vifs.get(name))).code).toBe('VIF_NOT_FOUND');
   });
 
   test('EAGAIN is tried again, within bounds, and EQUOTA is refused at once', async () => {
