@@ -246,13 +246,17 @@ describe('an observation', () => {
     for await (const _frame of stopped) {
       count += 1;
       if (count > 1) continue;
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      // All three are here long before, also where the machine is busy.
+      await new Promise((resolve) => setTimeout(resolve, 1000));
       stopped.stop();
     }
     expect(count).toBe(3);
     const closed = client.observe('1.0');
-    setTimeout(() => closed.close(), 50);
-    for await (const _frame of closed) count += 1;
+    for await (const _frame of closed) {
+      count += 1;
+      // While the loop waits for more.
+      if (count === 6) setImmediate(() => closed.close());
+    }
     expect(count).toBe(6);
   });
 
