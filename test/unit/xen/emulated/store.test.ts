@@ -3,7 +3,7 @@ import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MisuseError } from '../../../../src/errors.js';
 import { EmulatedStore, type EmulatedStoreOptions } from '../../../../src/xen/emulated/store.js';
 import type { StorePermissions } from '../../../../src/xen/xen.js';
@@ -199,10 +199,10 @@ describe('permissions between domains', () => {
     await guest.watch('/', (changed) => seen.push(changed));
     await dom0.write('/local/domain/0/hidden', '1');
     await dom0.write(`${path}/shown`, '1');
-    await vi.waitFor(() => expect(seen).toEqual(['/', `${path}/shown`]));
+    await expect.poll(() => seen).toEqual(['/', `${path}/shown`]);
     // Who loses the right to read is told so, once.
     await dom0.setPermissions(path, { owner: 0, others: 'n' });
-    await vi.waitFor(() => expect(seen.at(-1)).toBe(path));
+    await expect.poll(() => seen.at(-1)).toBe(path);
     await dom0.write(path, '2');
     await guest.read(`${path}/data`);
     expect(seen).toHaveLength(3);
@@ -215,10 +215,10 @@ describe('domains that come and go', () => {
     const [heardByDom0, heardByDriver]: [string[], string[]] = [[], []];
     await dom0.watch('@releaseDomain', (path) => heardByDom0.push(path));
     await driver.watch('@releaseDomain', (path) => heardByDriver.push(path));
-    await vi.waitFor(() => expect(heardByDriver).toHaveLength(1));
+    await expect.poll(() => heardByDriver).toHaveLength(1);
     emulated.introduceDomain(8);
     emulated.releaseDomain(8);
-    await vi.waitFor(() => expect(heardByDom0).toHaveLength(2));
+    await expect.poll(() => heardByDom0).toHaveLength(2);
     await dom0.setPermissions('@releaseDomain', {
       owner: 0,
       others: 'n',
@@ -226,8 +226,8 @@ describe('domains that come and go', () => {
     });
     emulated.introduceDomain(8);
     emulated.releaseDomain(8);
-    await vi.waitFor(() => expect(heardByDom0).toHaveLength(3));
-    await vi.waitFor(() => expect(heardByDriver).toHaveLength(2));
+    await expect.poll(() => heardByDom0).toHaveLength(3);
+    await expect.poll(() => heardByDriver).toHaveLength(2);
   });
 
   test('a released domain loses its connection, its nodes and its rights', async () => {
@@ -243,7 +243,7 @@ describe('domains that come and go', () => {
     const seen: string[] = [];
     await dom0.watch(`${path}/data/deep`, (changed) => seen.push(changed));
     emulated.releaseDomain(1);
-    await vi.waitFor(() => expect(seen).toHaveLength(2));
+    await expect.poll(() => seen).toHaveLength(2);
     expect(await dom0.readIfExists(`${path}/data`)).toBeUndefined();
     expect(await dom0.getPermissions('/backend')).toEqual({
       owner: 0,
@@ -251,7 +251,7 @@ describe('domains that come and go', () => {
       domains: [{ domid: 2, access: 'r' }],
     });
     expect(await dom0.isDomainIntroduced(1)).toBe(false);
-    await vi.waitFor(() => expect(guest.connected).toBe(false));
+    await expect.poll(() => guest.connected).toBe(false);
     const successor = await as(1);
     await expect(successor.read('/backend')).rejects.toEqual(refused('EACCES'));
   });
@@ -264,7 +264,7 @@ describe('domains that come and go', () => {
     expect(await dom0.isDomainIntroduced(9)).toBe(true);
     // A second time it only tells of a new event channel.
     expect(await send(0, MessageType.INTRODUCE, emitStrings('9', '1234', '3'))).toBe('OK');
-    await vi.waitFor(() => expect(heard).toHaveLength(2));
+    await expect.poll(() => heard).toHaveLength(2);
     expect(await send(0, MessageType.RELEASE, emitStrings('9'))).toBe('OK');
     expect(await send(0, MessageType.RELEASE, emitStrings('9'))).toBe('ENOENT');
     expect(await send(0, MessageType.RELEASE, emitStrings('0'))).toBe('EINVAL');
@@ -316,7 +316,7 @@ describe('transactions of several', () => {
       await transaction.write('/w/staying', '1');
       await transaction.rm('/w/passing');
     });
-    await vi.waitFor(() => expect(seen).toEqual(['/w', '/w/staying']));
+    await expect.poll(() => seen).toEqual(['/w', '/w/staying']);
   });
 
   test('transactions of the same number on two connections are two', async () => {
@@ -498,7 +498,7 @@ describe('peers that break the rules', () => {
     const header = Buffer.alloc(16);
     header.writeUInt32LE(4097, 12);
     connection.stream.write(header);
-    await vi.waitFor(() => expect(connection.stream.destroyed).toBe(true));
+    await expect.poll(() => connection.stream.destroyed).toBe(true);
     expect(await dom0.read('/')).toBe('');
   });
 
@@ -538,7 +538,7 @@ describe('peers that break the rules', () => {
     stream.on('data', (chunk: Buffer) => {
       answered.push(...[...parser.feed(chunk)].map(({ requestId }) => requestId));
     });
-    await vi.waitFor(() => expect(answered).toHaveLength(count));
+    await expect.poll(() => answered).toHaveLength(count);
     expect(answered).toEqual(Array.from({ length: count }, (_, index) => index + 1));
   });
 });

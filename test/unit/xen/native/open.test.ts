@@ -2,7 +2,7 @@
 import { constants } from 'node:buffer';
 import { closeSync, existsSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { UnavailableError } from '../../../../src/errors.js';
 import { openArena } from '../../../../src/xen/native/arena.js';
 import { openNativeXen } from '../../../../src/xen/native/index.js';
@@ -59,7 +59,7 @@ test('a readable descriptor calls back until it is read, and not after its end',
   const stop = onReadable(input, () => seen.push(readAvailable(input, buffer)));
   expect(readAvailable(input, buffer)).toBe(0);
   writeSync(output, 'abcd');
-  await vi.waitFor(() => expect(seen).toEqual([4]), { timeout: 5000 });
+  await expect.poll(() => seen).toEqual([4]);
   stop();
   writeSync(output, 'more');
   await sleep(20);

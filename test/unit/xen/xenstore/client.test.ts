@@ -119,14 +119,14 @@ describe('the connection', () => {
     const heard: boolean[] = [];
     client.onConnection((connected) => heard.push(connected));
     emulated.stop();
-    await vi.waitFor(() => expect(client.connected).toBe(false));
+    await expect.poll(() => client.connected).toBe(false);
     await expect(client.read('/')).rejects.toEqual(unavailable);
     await expect(client.transaction(async () => {})).rejects.toEqual(unavailable);
     await expect(client.watch('/a', () => {})).rejects.toEqual(unavailable);
     // Many attempts must fail before one succeeds.
     await sleep(60);
     emulated.start();
-    await vi.waitFor(() => expect(client.connected).toBe(true));
+    await expect.poll(() => client.connected).toBe(true);
     await client.write('/a', '1');
     expect(heard).toEqual([false, true]);
   });
@@ -136,12 +136,12 @@ describe('the connection', () => {
     await client.write('/a', '1');
     const answers: Promise<string>[] = [];
     await client.watch('/a', () => answers.push(client.read('/a')));
-    await vi.waitFor(() => expect(answers.length).toBe(1));
+    await expect.poll(() => answers.length).toBe(1);
     for (let round = 1; round <= 10; round += 1) {
       emulated.stop();
-      await vi.waitFor(() => expect(client.connected).toBe(false));
+      await expect.poll(() => client.connected).toBe(false);
       emulated.start();
-      await vi.waitFor(() => expect(answers.length).toBe(round + 1));
+      await expect.poll(() => answers.length).toBe(round + 1);
       expect(await answers.at(-1)).toBe('1');
     }
   });
@@ -150,7 +150,7 @@ describe('the connection', () => {
     const client = await open({ requestTimeoutMs: 30 });
     emulated.fail({ request: 'READ', answer: 'nothing', times: 1 });
     await expect(client.read('/')).rejects.toThrow('did not answer within 30 ms');
-    await vi.waitFor(() => expect(client.connected).toBe(true));
+    await expect.poll(() => client.connected).toBe(true);
     expect(await client.read('/')).toBe('');
   });
 
@@ -161,20 +161,20 @@ describe('the connection', () => {
     for (const path of paths) {
       await client.watch(path, (changed) => seen.push(changed));
     }
-    await vi.waitFor(() => expect(seen).toEqual(paths));
+    await expect.poll(() => seen).toEqual(paths);
     seen.length = 0;
     emulated.fail({ request: 'WATCH', path: '/w/1', answer: 'drop', times: 1 });
     emulated.fail({ request: 'WATCH', path: '/w/2', answer: 'ENOMEM', times: 1 });
     const heard: boolean[] = [];
     client.onConnection((connected) => heard.push(connected));
     emulated.dropConnections();
-    await vi.waitFor(() => expect(heard).toEqual([false, true]));
-    await vi.waitFor(() => expect(seen).toContain('/w/2'));
+    await expect.poll(() => heard).toEqual([false, true]);
+    await expect.poll(() => seen).toContain('/w/2');
     seen.length = 0;
     for (const path of paths) {
       await client.write(path, '1');
     }
-    await vi.waitFor(() => expect(seen).toEqual(paths));
+    await expect.poll(() => seen).toEqual(paths);
     expect(() => emulated.checkNoLeaks(0)).toThrow(/\/w\/0.*\/w\/1.*\/w\/2/);
   });
 
@@ -182,10 +182,10 @@ describe('the connection', () => {
     const client = await open();
     const watch = await client.watch('/w', () => {});
     emulated.stop();
-    await vi.waitFor(() => expect(client.connected).toBe(false));
+    await expect.poll(() => client.connected).toBe(false);
     await watch.unwatch();
     emulated.start();
-    await vi.waitFor(() => expect(client.connected).toBe(true));
+    await expect.poll(() => client.connected).toBe(true);
     emulated.checkNoLeaks(0);
   });
 
@@ -198,7 +198,7 @@ describe('the connection', () => {
       },
     });
     emulated.stop();
-    await vi.waitFor(() => expect(attempts).toBeGreaterThan(2));
+    await expect.poll(() => attempts).toBeGreaterThan(2);
     await client.close();
     const before = attempts;
     await sleep(40);
@@ -222,10 +222,10 @@ describe('the connection', () => {
     });
     const rejecting: () => unknown = () => Promise.reject(new Error('a broken watcher'));
     await client.watch('/a', rejecting);
-    await vi.waitFor(() => expect(logger.error).toHaveBeenCalledTimes(1));
+    await expect.poll(() => logger.error).toHaveBeenCalledTimes(1);
     emulated.dropConnections();
     // The listener throws at the loss and at the return, the watcher when it is restored.
-    await vi.waitFor(() => expect(logger.error).toHaveBeenCalledTimes(4));
+    await expect.poll(() => logger.error).toHaveBeenCalledTimes(4);
     expect(client.connected).toBe(true);
   });
 });

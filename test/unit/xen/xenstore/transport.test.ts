@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { EmulatedStore } from '../../../../src/xen/emulated/store.js';
 import { connectXenstored, xenstoredPaths } from '../../../../src/xen/native/store.js';
 import { openXenbusDevice } from '../../../../src/xen/native/xenbus-device.js';
@@ -69,7 +69,7 @@ describe('the device as a stream', () => {
     device.on('data', (chunk: Buffer) => read.push(chunk));
     for (let round = 0; round < 5; round++) {
       device.write(Buffer.alloc(4000, round));
-      await vi.waitFor(() => expect(Buffer.concat(read)).toHaveLength(4000 * (round + 1)));
+      await expect.poll(() => Buffer.concat(read)).toHaveLength(4000 * (round + 1));
     }
     device.destroy();
     await once(device, 'close');
@@ -84,7 +84,7 @@ describe('the device as a stream', () => {
     device.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
     });
-    await vi.waitFor(() => expect(bytes).toBe(50 * 4096));
+    await expect.poll(() => bytes).toBe(50 * 4096);
     device.destroy();
     await once(device, 'close');
   });
@@ -93,6 +93,7 @@ describe('the device as a stream', () => {
     const path = pipe();
     (await openXenbusDevice(path)).destroy();
     const before = await openFiles();
+    const tookMs: number[] = [];
     for (let round = 0; round < 20; round++) {
       const device = await openXenbusDevice(path);
       device.resume();
@@ -100,8 +101,10 @@ describe('the device as a stream', () => {
       const beganMs = performance.now();
       device.destroy();
       await once(device, 'close');
-      expect(performance.now() - beganMs).toBeLessThan(300);
+      tookMs.push(performance.now() - beganMs);
     }
     expect(await openFiles()).toBeLessThanOrEqual(before);
+    // Each would take the half second that a poll may last, and not one of many on a busy machine.
+    expect(tookMs.sort((a, b) => a - b)[10]).toBeLessThan(300);
   });
 });
