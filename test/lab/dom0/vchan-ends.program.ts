@@ -16,6 +16,8 @@ const PATIENCE_MS = 100_000;
 /** A prime number of bytes, so that what is misplaced by a page, a ring or a block is not the same. */
 const BLOCK_BYTES = 65_521;
 const RATE_CHUNK_BYTES = 65_536;
+/** After so many bytes in writes of every size, the rest of a long exchange goes in the largest. */
+const EVERY_SIZE_BYTES = 1024 * 1024;
 
 interface Place {
   readonly domid: number;
@@ -92,6 +94,7 @@ function nextSize(size: number, ringBytes: number): number {
 async function sendNoise(stream: VchanStream, { seed, bytes }: Exchange): Promise<string> {
   const hash = createHash('sha256');
   let size = 0;
+  let sent = 0;
   let gathered = Buffer.alloc(0);
   const send = (chunk: Buffer) =>
     new Promise<void>((resolve, reject) => {
@@ -101,9 +104,11 @@ async function sendNoise(stream: VchanStream, { seed, bytes }: Exchange): Promis
     hash.update(block);
     gathered = Buffer.concat([gathered, block]);
     for (;;) {
-      const next = nextSize(size, stream.writeRingBytes);
+      const ring = stream.writeRingBytes;
+      const next = sent < EVERY_SIZE_BYTES ? nextSize(size, ring) : 3 * ring;
       if (gathered.length < next) break;
       size = next;
+      sent += size;
       await send(gathered.subarray(0, size));
       gathered = gathered.subarray(size);
     }

@@ -5,7 +5,8 @@
  *   vchan-peer noise SEED BYTES                         prints bytes that look random
  *
  *   ring=BYTES     server: the least size of each ring (0)
- *   chunk=BYTES    how much is written at once (65536); 0 takes every size from 1 byte to 3 rings
+ *   chunk=BYTES    how much is written at once (65536); 0 takes every size from 1 byte to 3 rings, again
+ *                  and again for the first MiB, and 3 rings from then on
  *   expect=BYTES   ends once stdin has ended, the peer has read everything, and so much has come
  *   packets=1      sends and receives with libxenvchan_send and libxenvchan_recv, 1000 bytes each
  *   echo=1         sends back what comes, in place of stdin
@@ -27,6 +28,7 @@
 #include <libxenvchan.h>
 
 #define CHUNK_MAX (4u << 20)
+#define EVERY_SIZE_BYTES (1u << 20)
 #define PACKET 1000
 #define CLIENT_TRIES 1200
 #define TRY_US 50000
@@ -86,7 +88,10 @@ static size_t next_chunk(void) {
   size_t limit = 3u << ctrl->write.order;
   if (option_packets) return PACKET;
   if (option_chunk != 0) return option_chunk < CHUNK_MAX ? option_chunk : CHUNK_MAX;
-  size = size >= limit ? 1 : size < 64 ? size + 1 : size + size / 16;
+  if (sent < EVERY_SIZE_BYTES)
+    size = size >= limit ? 1 : size < 64 ? size + 1 : size + size / 16;
+  else
+    size = limit;
   return size < CHUNK_MAX ? size : CHUNK_MAX;
 }
 
