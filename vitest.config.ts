@@ -17,10 +17,10 @@ const wire = fileURLToPath(
 );
 
 /**
- * Files of the lab that want its machine without the daemon, or leave it so as the first does; the
- * last of them ends the machine.
+ * Files of the lab that end its machine, or want it without the daemon, as the last ones do.
  */
 const BARE_LAB_FILES = [
+  'orchestration-xenstored.test.ts',
   'throughput.test.ts',
   'netfront.test.ts',
   'xen-contract.test.ts',

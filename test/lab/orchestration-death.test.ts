@@ -17,10 +17,10 @@ import { PREPARATION_MS, patienceMs, rounds } from './soak.js';
 import type { Holdings, Xenvifd } from './xenvifd.js';
 
 const logDir = logFolder('orchestration-death');
-const KILLS = rounds(4, 20);
+const KILLS = rounds(3, 20);
 const KILL_INTERVAL_MS = 5000;
 const KILL_PING_S = 0.05;
-const UPGRADES = rounds(3, 5);
+const UPGRADES = rounds(2, 5);
 const UPGRADE_PING_S = 0.5;
 /** How long the daemon's time is stopped, once each. */
 const PAUSES_S = rounds([5], [5, 90]);
