@@ -29,6 +29,8 @@ const BEGIN_BYTES = 301;
 const END_BYTES = 302;
 /** Ethernet, IPv4 and ICMP. */
 const PING_HEADER_BYTES = 42;
+/** Both addresses and the type of a frame, in hexadecimal. */
+const FLOW_DIGITS = 2 * 14;
 const PATIENCE_MS = 120_000;
 /** What the SDK asks for where nobody says anything. */
 const GRACE_MS = 5_000;
@@ -157,7 +159,7 @@ describe('the switch on real Xen', () => {
       const ofStation = (frames: readonly string[]) => betweenMarks(between(frames, mac, to));
       const expected = ofStation(sent);
       expect(expected.length, who).toBeGreaterThan(PINGS);
-      expect(ofStation(mirrored), who).toEqual(expected);
+      expect(byFlow(ofStation(mirrored)), who).toEqual(byFlow(expected));
       compared += expected.length;
     }
     console.log(`mirror: ${compared} frames of ${stations.length} directions, equal and in order`);
@@ -207,6 +209,19 @@ describe('the switch on real Xen', () => {
     expect(daemon.running).toBe(true);
   });
 });
+
+/**
+ * Frames by destination, source and type, each flow in its order: a guest of several queues promises none
+ * between flows.
+ */
+function byFlow(frames: readonly string[]): Record<string, string[]> {
+  const flows: Record<string, string[]> = {};
+  for (const frame of frames) {
+    const flow = frame.slice(0, FLOW_DIGITS);
+    flows[flow] = [...(flows[flow] ?? []), frame];
+  }
+  return flows;
+}
 
 /** How many frames the switch has given the mirror port. */
 async function mirroredCount(): Promise<number> {
