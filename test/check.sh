@@ -58,10 +58,10 @@ plain() {
 
 # reasons: the lines of a failed part that tell why, and its last ones.
 reasons() {
-  plain | grep -aE 'FAILED|FAIL |FATAL ERROR|Error:|smallest case' | head -n 40
+  plain | grep -aE 'FAILED|FAIL |FATAL ERROR|Error:|smallest case' | head -n 40 | cut -c 1-300
   without_result
   printf '...\n'
-  tail -n 40 "$output"
+  plain | tail -n 40 | cut -c 1-300
 }
 
 # without_result: the test files of a part that lost a process. vitest does not say which one was in it.

@@ -208,7 +208,7 @@ describe('capture', () => {
   it('ends after a duration', async () => {
     const start = Date.now();
     expect((await xenvif('capture', '1.0', '--duration', '500ms')).code).toBe(0);
-    expect(Date.now() - start).toBeLessThan(10_000);
+    expect(Date.now() - start).toBeLessThan(60_000);
   });
 
   it('leaves no file behind for a vif that does not exist', async () => {

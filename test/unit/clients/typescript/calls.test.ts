@@ -107,7 +107,7 @@ describe('connect', () => {
     const start = Date.now();
     const error = await errorOf(XenvifClient.connect({ address: '/nowhere/xenvifd.sock' }));
     expect(error.code).toBe('DAEMON_UNREACHABLE');
-    expect(Date.now() - start).toBeLessThan(2_000);
+    expect(Date.now() - start).toBeLessThan(9_000);
   });
 });
 

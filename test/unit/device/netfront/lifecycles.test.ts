@@ -189,7 +189,8 @@ describe('the frontend', () => {
     const ending = stage.device.disconnect();
     await stage.backend.untilFrontend(6);
     await ending;
-    expect(performance.now() - begun).toBeLessThan(1000);
+    // Its own limit is not the usual one of five seconds.
+    expect(performance.now() - begun).toBeLessThan(4000);
     expect(stage.device.quarantinedPages).toBe(2);
     stage.backend.unmap();
     await until('let go', () => stage.device.quarantinedPages === 0);

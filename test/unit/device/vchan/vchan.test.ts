@@ -217,7 +217,7 @@ describe('the end', () => {
       const start = performance.now();
       await own.hypervisor.destroyDomain(domain.domid);
       expect(String(await all)).toBe('last words');
-      expect(performance.now() - start).toBeLessThan(2000);
+      expect(performance.now() - start).toBeLessThan(30_000);
       await closed(ends[other]);
       ends[who].destroy();
       await own.end();
