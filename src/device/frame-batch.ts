@@ -1,9 +1,10 @@
 /**
  * Frames on their way through the daemon: a structure of arrays over local memory, filled, handed
  * to every listener in turn and filled again. A listener must not keep the batch, nor what it
- * points at, beyond its call; whoever wants a frame later copies it.
+ * points at, beyond its call; whoever wants a frame later copies it, or holds the run's storage.
  */
 import { MisuseError } from '../errors.js';
+import type { RunStorage } from './run-storage.js';
 
 /** The longest Ethernet frame that netif can carry, in bytes: a size is a u16. */
 export const FRAME_BYTES_MAX = 65535;
@@ -76,6 +77,8 @@ export class FrameBatch {
    * the wire contract has them: who sends them on takes all of them with one copy.
    */
   isRun = false;
+  /** What the frames of a run lie in, where it can be held beyond the listener's call. */
+  storage: RunStorage | undefined;
   /** The sum of all lengths. */
   totalBytes = 0;
   /** When the frames passed, in nanoseconds since 1970: one time for all of them. */
@@ -93,6 +96,7 @@ export class FrameBatch {
     this.count = 0;
     this.totalBytes = 0;
     this.isRun = false;
+    this.storage = undefined;
   }
 
   add(offset: number, length: number, flags: number): void {
@@ -115,6 +119,12 @@ export class FrameBatch {
   /** Where the tag of frame `index` of a run is. */
   runStart(index: number): number {
     return this.offset(index) - runHeaderBytes(this.length(index));
+  }
+
+  /** Where the last frame ends. */
+  get end(): number {
+    const last = this.count - 1;
+    return this.offset(last) + this.length(last);
   }
 
   offset(index: number): number {

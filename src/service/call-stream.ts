@@ -12,7 +12,10 @@ import { type ByteSource, isByteSource } from '@xenvif/client/message-receiver';
 export interface CallStream extends ByteSource {
   readonly destroyed: boolean;
   readonly writableEnded: boolean;
-  write(bytes: Uint8Array, done: () => void): boolean;
+  write(bytes: Uint8Array, done?: () => void): boolean;
+  /** Keeps what is written until `uncork`, so that it goes out together. */
+  cork(): void;
+  uncork(): void;
 }
 
 /** The stream below `call`; undefined where there is none that looks like one. */
@@ -39,6 +42,7 @@ function isCallStream(stream: unknown): stream is CallStream {
     'respond' in stream &&
     'write' in stream &&
     typeof stream.write === 'function' &&
+    'cork' in stream &&
     'destroyed' in stream &&
     'writableEnded' in stream
   );

@@ -8,27 +8,18 @@ import { MESSAGE_PREFIX_BYTES } from '@xenvif/client/message-prefix';
 import { type FrameBatch, runHeaderBytes, writeRunHeader } from '../device/frame-batch.js';
 import { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
-import { RunColumn, varintBytes, writeVarint } from './run-column.js';
+import { COLUMN_BYTES_FIXED, COLUMN_BYTES_PER_FRAME, FrameColumns } from './frame-columns.js';
+import { varintBytes, writeVarint } from './run-column.js';
 
 /** `StreamFramesResponse.frames`: field 2, length-delimited. */
-const TAG_FRAMES_MESSAGE = 0x12;
-/** `FrameBatch.base_time_ns`: field 2, 64 bits. */
-const TAG_BASE_TIME = 0x11;
-/** `FrameBatch.time_delta_ns`, `original_length`, `vif_index` and `flags`: fields 3 to 6, packed. */
-const TAG_TIME_DELTA = 0x1a;
-const TAG_ORIGINAL_LENGTH = 0x22;
-const TAG_VIF_INDEX = 0x2a;
-const TAG_FLAGS = 0x32;
-/** `FrameBatch.first_sequence`: field 7, varint. */
-const TAG_FIRST_SEQUENCE = 0x38;
+export const TAG_FRAMES_MESSAGE = 0x12;
 
 /** Room in front for whoever sends the message, and for the outer tag and a length of four bytes. */
 const HEADER_BYTES = MESSAGE_PREFIX_BYTES + 5;
 /** The most that a frame needs beside its bytes: tag, length, and an entry in each column. */
-const OVERHEAD_PER_FRAME = 1 + 3 + 5 + 3 + 3 + 5;
-/** What the batch needs beside its frames: the fixed fields and the columns' tags and lengths. */
-const OVERHEAD = HEADER_BYTES + 9 + 11 + 4 * 5;
-const TIME_DELTA_MAX = 0xffffffffn;
+const OVERHEAD_PER_FRAME = 1 + 3 + COLUMN_BYTES_PER_FRAME;
+/** What the batch needs beside its frames. */
+const OVERHEAD = HEADER_BYTES + COLUMN_BYTES_FIXED;
 
 /** How large a message may get. */
 export interface ChunkLimits {
@@ -46,18 +37,12 @@ export class FrameChunk {
   /** The sum of the lengths of the frames as they are in the message. */
   frameBytes = 0;
   count = 0;
-  firstSequence = 0;
   readonly #bytes: Uint8Array;
   readonly #limits: ChunkLimits;
-  readonly #deltas = new RunColumn();
-  /** Filled only where a frame was cut. */
-  readonly #originals = new RunColumn();
-  readonly #vifs = new RunColumn();
-  readonly #flags = new RunColumn();
+  readonly #columns = new FrameColumns();
   #end: number;
   /** Where the bytes of the last frame start. */
   #lastStart = 0;
-  #baseTimeNs = 0n;
   #anyCut = false;
 
   constructor(memory: LocalMemory, limits: ChunkLimits, longestFrame: number) {
@@ -65,6 +50,10 @@ export class FrameChunk {
     this.#bytes = memory.bytes;
     this.#limits = limits;
     this.#end = this.region.offset + HEADER_BYTES;
+  }
+
+  get firstSequence(): number {
+    return this.#columns.firstSequence;
   }
 
   get lastSequence(): number {
@@ -75,10 +64,6 @@ export class FrameChunk {
   clear(): void {
     this.frameBytes = 0;
     this.count = 0;
-    this.#deltas.clear();
-    this.#originals.clear();
-    this.#vifs.clear();
-    this.#flags.clear();
     this.#anyCut = false;
     this.#end = this.region.offset + HEADER_BYTES;
   }
@@ -89,7 +74,7 @@ export class FrameChunk {
     return (
       this.count < this.#limits.frames &&
       this.frameBytes + length <= this.#limits.bytes &&
-      timeNs - this.#baseTimeNs <= TIME_DELTA_MAX
+      this.#columns.takes(timeNs)
     );
   }
 
@@ -103,22 +88,16 @@ export class FrameChunk {
     sequence: number,
   ): void {
     const slot = this.count;
-    if (slot === 0) {
-      this.firstSequence = sequence;
-      this.#baseTimeNs = batch.timeNs;
-    }
+    if (slot === 0) this.#columns.begin(sequence, batch.timeNs);
     const offset = batch.offset(index);
     const original = batch.length(index);
-    const delta = slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs);
     if (original !== length && !this.#anyCut) this.#recoverOriginals();
     const end = writeRunHeader(this.#bytes, this.#end, length);
     this.#bytes.copyWithin(end, offset, offset + length);
     this.#lastStart = end;
     this.#end = end + length;
-    this.#deltas.append(delta, 1);
-    if (this.#anyCut) this.#originals.append(original, 1);
-    this.#vifs.append(vifIndex, 1);
-    this.#flags.append(flags >>> 0, 1);
+    this.#columns.append(batch.timeNs, vifIndex, flags >>> 0, 1);
+    if (this.#anyCut) this.#columns.originals.append(original, 1);
     this.count = slot + 1;
     this.frameBytes += length;
   }
@@ -137,22 +116,17 @@ export class FrameChunk {
     sequence: number,
   ): number {
     const slot = this.count;
-    if (slot === 0) {
-      this.firstSequence = sequence;
-      this.#baseTimeNs = batch.timeNs;
-    }
+    if (slot === 0) this.#columns.begin(sequence, batch.timeNs);
     const next = this.#endOfRun(batch, first, end);
     const start = batch.runStart(first);
     const until = batch.offset(next - 1) + batch.length(next - 1);
     this.#bytes.copyWithin(this.#end, start, until);
     this.#end += until - start;
     const times = next - first;
-    this.#deltas.append(slot === 0 ? 0 : Number(batch.timeNs - this.#baseTimeNs), times);
-    this.#vifs.append(vifIndex, times);
-    this.#flags.append(flags, times);
+    this.#columns.append(batch.timeNs, vifIndex, flags, times);
     if (this.#anyCut) {
       for (let index = first; index < next; index += 1) {
-        this.#originals.append(batch.length(index), 1);
+        this.#columns.originals.append(batch.length(index), 1);
       }
     }
     this.count = slot + times;
@@ -187,7 +161,7 @@ export class FrameChunk {
     let position = this.region.offset + HEADER_BYTES;
     for (let slot = 0; slot < this.count; slot += 1) {
       const length = this.#lengthAt(position + 1);
-      this.#originals.append(length, 1);
+      this.#columns.originals.append(length, 1);
       position += runHeaderBytes(length) + length;
     }
   }
@@ -222,11 +196,11 @@ export class FrameChunk {
     if (count === 0) return undefined;
     const part = FrameBatchMessage.fromPartial({
       frames,
-      baseTimeNs: this.#baseTimeNs,
-      timeDeltaNs: this.#deltas.takeFront(count),
-      originalLength: this.#anyCut ? this.#originals.takeFront(count) : [],
-      vifIndex: this.#vifs.takeFront(count),
-      flags: this.#flags.takeFront(count),
+      baseTimeNs: this.#columns.baseTimeNs,
+      timeDeltaNs: this.#columns.deltas.takeFront(count),
+      originalLength: this.#anyCut ? this.#columns.originals.takeFront(count) : [],
+      vifIndex: this.#columns.vifs.takeFront(count),
+      flags: this.#columns.flags.takeFront(count),
       firstSequence: BigInt(this.firstSequence),
     });
     this.#dropFront(count, taken, position);
@@ -239,7 +213,7 @@ export class FrameChunk {
     this.#end -= position - start;
     this.count -= count;
     this.frameBytes -= bytes;
-    this.firstSequence += count;
+    this.#columns.firstSequence += count;
   }
 
   /** Reads the length of a frame, which this class wrote itself. */
@@ -258,30 +232,12 @@ export class FrameChunk {
    */
   seal(): Buffer {
     const bytes = this.#bytes;
-    let end = this.#end;
-    end = this.#writeFixed64(TAG_BASE_TIME, end, this.#baseTimeNs);
-    if (this.#deltas.isNeeded) end = this.#deltas.write(bytes, TAG_TIME_DELTA, end);
-    if (this.#anyCut) end = this.#originals.write(bytes, TAG_ORIGINAL_LENGTH, end);
-    if (this.#vifs.isNeeded) end = this.#vifs.write(bytes, TAG_VIF_INDEX, end);
-    end = this.#flags.write(bytes, TAG_FLAGS, end);
-    this.#bytes[end] = TAG_FIRST_SEQUENCE;
-    end = writeVarint(this.#bytes, end + 1, this.firstSequence);
+    const end = this.#columns.write(bytes, this.#end);
     const bodyStart = this.region.offset + HEADER_BYTES;
     const body = end - bodyStart;
     const start = bodyStart - 1 - varintBytes(body);
     this.#bytes[start] = TAG_FRAMES_MESSAGE;
     writeVarint(this.#bytes, start + 1, body);
     return Buffer.from(this.#bytes.buffer, this.#bytes.byteOffset + start, end - start);
-  }
-
-  #writeFixed64(tag: number, position: number, value: bigint): number {
-    this.#bytes[position] = tag;
-    const low = Number(value & 0xffffffffn);
-    const high = Number(value >> 32n);
-    for (let byte = 0; byte < 4; byte += 1) {
-      this.#bytes[position + 1 + byte] = (low >>> (byte * 8)) & 0xff;
-      this.#bytes[position + 5 + byte] = (high >>> (byte * 8)) & 0xff;
-    }
-    return position + 9;
   }
 }

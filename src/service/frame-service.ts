@@ -12,19 +12,15 @@ import {
   ResourceExhaustedError,
   UnavailableError,
 } from '../errors.js';
-import {
-  FrameMode,
-  FrameServiceService,
-  StreamFramesResponse,
-} from '../gen/xenvif/v1/frame_service.js';
+import { FrameMode, FrameServiceService } from '../gen/xenvif/v1/frame_service.js';
 import type { Switches } from '../switch/switches.js';
 import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
 import { type ClientLease, ClientPorts } from './client-ports.js';
+import { inOnePiece } from './frame-message.js';
 import { checkOpen, checkVifNames } from './frame-options.js';
 import { type ClientMessage, decodeClientMessage, SentFrames } from './frame-request.js';
 import { type FrameCall, FrameSession } from './frame-session.js';
-import type { FrameMessage } from './frame-stream.js';
 import { type MessageSource, readMessages } from './message-reader.js';
 import { PlainFrames } from './plain-frames.js';
 import { parseSwitchName } from './validate.js';
@@ -35,10 +31,7 @@ export const frameServiceDefinition = {
   streamFrames: {
     ...FrameServiceService.streamFrames,
     requestDeserialize: decodeClientMessage,
-    responseSerialize: (message: FrameMessage): Buffer =>
-      Buffer.isBuffer(message)
-        ? message
-        : Buffer.from(StreamFramesResponse.encode(message).finish()),
+    responseSerialize: inOnePiece,
   },
 };
 

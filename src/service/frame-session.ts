@@ -12,15 +12,15 @@ import {
   type FrameBatch as FrameBatchMessage,
   FrameMode,
   type OpenFrames,
-  StreamFramesResponse,
 } from '../gen/xenvif/v1/frame_service.js';
 import { VifPhase } from '../gen/xenvif/v1/vif.js';
 import type { Xen } from '../xen/xen.js';
 import { failCall } from './calls.js';
 import type { ClientLease } from './client-ports.js';
+import { type FrameMessage, inOnePiece, SplitMessage } from './frame-message.js';
 import { checkFrame, checkSelection, type OpenedFrames, toOutcome } from './frame-options.js';
 import { type ClientMessage, SentFrames } from './frame-request.js';
-import { type FrameMessage, FrameStream } from './frame-stream.js';
+import { FrameStream } from './frame-stream.js';
 import type { MessageSource } from './message-reader.js';
 import { encodedWriter } from './message-writer.js';
 import type { PlainFrames } from './plain-frames.js';
@@ -52,8 +52,8 @@ function frameWriter(call: FrameCall): (message: FrameMessage, done: () => void)
   const write = encodedWriter(call);
   if (write === undefined) return (message, done) => call.write(message, done);
   return (message, done) => {
-    if (Buffer.isBuffer(message)) write(message, done);
-    else write(copyWithRoom(StreamFramesResponse.encode(message).finish()), done);
+    const isEncoded = Buffer.isBuffer(message) || message instanceof SplitMessage;
+    write(isEncoded ? message : copyWithRoom(inOnePiece(message)), done);
   };
 }
 

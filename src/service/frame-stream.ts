@@ -5,6 +5,8 @@
  * goes missing is told with its number.
  *
  *   frames -> open chunk -> queue of sealed chunks and losses -> in flight in gRPC -> client
+ *
+ * A run that would fill a chunk by itself is not copied into one: it is held where it lies.
  */
 import { CHECKSUM_BLANK, type FrameBatch } from '../device/frame-batch.js';
 import { GrantError, ResourceExhaustedError } from '../errors.js';
@@ -17,9 +19,8 @@ import {
 import type { LocalMemory } from '../xen/local-memory.js';
 import { addCompleted, completeRun } from './blank-checksum.js';
 import { type ChunkLimits, FrameChunk } from './frame-chunk.js';
-
-/** A message of the server: one that ts-proto encodes, or one that is encoded already. */
-export type FrameMessage = StreamFramesResponse | Buffer;
+import type { FrameMessage } from './frame-message.js';
+import { HeldRun } from './held-run.js';
 
 /** Which frames the client wants. */
 export interface FrameSelector {
@@ -60,12 +61,14 @@ interface Loss {
 }
 
 type Waiting =
-  | { readonly kind: 'chunk'; readonly chunk: FrameChunk }
+  | { readonly kind: 'chunk'; readonly chunk: FrameChunk | HeldRun }
   | { readonly kind: 'loss'; readonly loss: Loss }
   | { readonly kind: 'message'; readonly message: StreamFramesResponse }
   | { readonly kind: 'end' };
 
 const FRAME_BYTES_MAX = 65535;
+/** A run with fewer bytes than this is no message by itself, nor the beginning of one. */
+const HELD_BYTES_MIN = 8 * 1024;
 /** How long frames that keep coming may hold back what is there, and how long none is sent in a calm. */
 const BURST_MS = 1;
 
@@ -74,9 +77,10 @@ export class FrameStream {
   readonly #options: FrameStreamOptions;
   readonly #waiting: Waiting[] = [];
   readonly #spare: FrameChunk[] = [];
+  readonly #spareRuns: HeldRun[] = [];
   readonly #chunksMax: number;
   #chunks = 0;
-  #open: FrameChunk | undefined;
+  #open: FrameChunk | HeldRun | undefined;
   #waitingBytes = 0;
   #inFlightBytes = 0;
   #creditBytes: number | undefined;
@@ -155,6 +159,7 @@ export class FrameStream {
       }
     }
     if ((batch.flag(first) & CHECKSUM_BLANK) !== 0 && !completeRun(batch)) return false;
+    if (first === 0 && end === batch.count && this.#holdRun(batch, vifIndex)) return true;
     const flags = batch.flag(first);
     for (let next = first; next < end; ) {
       const open = this.#chunkFor(batch.length(next), batch.timeNs);
@@ -172,18 +177,45 @@ export class FrameStream {
     return true;
   }
 
+  /** Takes a whole run as it lies. False where it cannot be held, or is better copied. */
+  #holdRun(batch: FrameBatch, vifIndex: number): boolean {
+    const open = this.#open;
+    if (open instanceof HeldRun && open.canExtend(batch)) {
+      open.extend(batch, vifIndex);
+    } else {
+      if (this.#creditBytes !== undefined || !this.#canHold(batch)) return false;
+      this.#sealOpen();
+      this.#pump();
+      const run = this.#spareRuns.pop() ?? new HeldRun(batch.bytes, this.#options.chunk);
+      run.begin(batch, vifIndex, this.#sequence + 1);
+      this.#open = run;
+    }
+    this.#sequence += batch.count;
+    this.#waitingBytes += batch.totalBytes;
+    this.#scheduleFlush();
+    return true;
+  }
+
+  /** Whether a message can begin with `batch`, a run: short ones are copied to where others follow. */
+  #canHold({ count, storage, totalBytes }: FrameBatch): boolean {
+    const { bytes, frames } = this.#options.chunk;
+    if (storage === undefined || totalBytes < HELD_BYTES_MIN) return false;
+    return totalBytes <= bytes && count <= frames;
+  }
+
   /** The chunk that a frame of `length` bytes goes to; undefined when there is no memory for one. */
   #chunkFor(length: number, timeNs: bigint): FrameChunk | undefined {
-    if (this.#open !== undefined && !this.#open.fits(length, timeNs)) {
+    const open = this.#open;
+    if (open instanceof FrameChunk && open.fits(length, timeNs)) return open;
+    if (open !== undefined) {
       this.#sealOpen();
       this.#pump();
     }
-    this.#open ??= this.#takeChunk();
+    let chunk = this.#takeChunk();
     // Chunks that are not full can be all that there are before their bytes are.
-    if (this.#open === undefined && this.#dropsOldest && this.#dropOldest()) {
-      this.#open = this.#takeChunk();
-    }
-    return this.#open;
+    if (chunk === undefined && this.#dropsOldest && this.#dropOldest()) chunk = this.#takeChunk();
+    this.#open = chunk;
+    return chunk;
   }
 
   /** Queues a message that is not frames, behind the frames that came before it. */
@@ -214,10 +246,10 @@ export class FrameStream {
     this.#selector.filter?.free();
     this.#cancelFlush();
     for (const waiting of this.#waiting) {
-      if (waiting.kind === 'chunk') waiting.chunk.region.free();
+      if (waiting.kind === 'chunk') this.#giveBack(waiting.chunk);
     }
     this.#waiting.length = 0;
-    this.#open?.region.free();
+    if (this.#open !== undefined) this.#giveBack(this.#open);
     this.#open = undefined;
     for (const chunk of this.#spare) chunk.region.free();
     this.#spare.length = 0;
@@ -319,7 +351,12 @@ export class FrameStream {
     }
   }
 
-  #giveBack(chunk: FrameChunk): void {
+  #giveBack(chunk: FrameChunk | HeldRun): void {
+    if (chunk instanceof HeldRun) {
+      chunk.release();
+      this.#spareRuns.push(chunk);
+      return;
+    }
     if (this.#closed) {
       chunk.region.free();
       return;
@@ -399,10 +436,11 @@ export class FrameStream {
   }
 
   /** Takes the chunk's bytes off the credit; false when there is not enough of it yet. */
-  #spendCredit(chunk: FrameChunk): boolean {
+  #spendCredit(chunk: FrameChunk | HeldRun): boolean {
     const credit = this.#creditBytes ?? 0;
     if (credit < chunk.frameBytes) {
-      this.#sendPart(chunk, credit);
+      // Where there is credit no run is held.
+      if (chunk instanceof FrameChunk) this.#sendPart(chunk, credit);
       return false;
     }
     this.#creditBytes = credit - chunk.frameBytes;
@@ -422,7 +460,7 @@ export class FrameStream {
     this.#write({ message: { $case: 'frames', value: part } }, bytes);
   }
 
-  #sendChunk(chunk: FrameChunk): void {
+  #sendChunk(chunk: FrameChunk | HeldRun): void {
     const message = chunk.seal();
     const bytes = chunk.frameBytes;
     this.#waitingBytes -= bytes;

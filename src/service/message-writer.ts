@@ -7,9 +7,10 @@
 import { Metadata, type ServerDuplexStream } from '@grpc/grpc-js';
 import { withPrefix } from '@xenvif/client/message-prefix';
 import { streamBelow } from './call-stream.js';
+import type { EncodedMessage } from './frame-message.js';
 
 /** Hands a message over; `done` is called when its memory is the caller's again, sent or not. */
-export type WriteEncoded = (message: Buffer, done: () => void) => void;
+export type WriteEncoded = (message: EncodedMessage, done: () => void) => void;
 
 /** A way past grpc-js for the messages of `call`; undefined where there is none. */
 export function encodedWriter<Request, Response>(
@@ -26,6 +27,14 @@ export function encodedWriter<Request, Response>(
     }
     if (!hasHeaders) call.sendMetadata(new Metadata());
     hasHeaders = true;
-    stream.write(withPrefix(message), done);
+    if (Buffer.isBuffer(message)) {
+      stream.write(withPrefix(message), done);
+      return;
+    }
+    const { body, head } = message;
+    stream.cork();
+    stream.write(withPrefix(head, message.length));
+    stream.write(body, done);
+    stream.uncork();
   };
 }

@@ -46,8 +46,26 @@ export class RunColumn {
     return all.slice(0, count);
   }
 
+  /** How many bytes `write` writes. */
+  get byteLength(): number {
+    const length = this.#entryBytes();
+    return 1 + varintBytes(length) + length;
+  }
+
   /** Writes tag, length and entries at `position`; returns where they end. */
   write(bytes: Uint8Array, tag: number, position: number): number {
+    bytes[position] = tag;
+    let place = writeVarint(bytes, position + 1, this.#entryBytes());
+    let start = 0;
+    for (let run = 0; run < this.#runs; run += 1) {
+      const end = this.#ends[run] as number;
+      place = writeRepeated(bytes, place, this.#values[run] as number, end - start);
+      start = end;
+    }
+    return place;
+  }
+
+  #entryBytes(): number {
     let length = 0;
     let start = 0;
     for (let run = 0; run < this.#runs; run += 1) {
@@ -55,15 +73,7 @@ export class RunColumn {
       length += (end - start) * varintBytes(this.#values[run] as number);
       start = end;
     }
-    bytes[position] = tag;
-    let place = writeVarint(bytes, position + 1, length);
-    start = 0;
-    for (let run = 0; run < this.#runs; run += 1) {
-      const end = this.#ends[run] as number;
-      place = writeRepeated(bytes, place, this.#values[run] as number, end - start);
-      start = end;
-    }
-    return place;
+    return length;
   }
 
   #grow(): void {
@@ -115,10 +125,11 @@ export function writeVarint(bytes: Uint8Array, position: number, value: number):
   return end + 1;
 }
 
-/** How many bytes a number below 2^32 takes. */
+/** How many bytes a number below 2^53 takes. */
 export function varintBytes(value: number): number {
   if (value < 0x80) return 1;
   if (value < 0x4000) return 2;
   if (value < 0x200000) return 3;
-  return value < 0x10000000 ? 4 : 5;
+  if (value < 0x10000000) return 4;
+  return 4 + varintBytes(Math.floor(value / 0x10000000));
 }

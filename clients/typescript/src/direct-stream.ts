@@ -26,12 +26,13 @@ export interface DirectStreamOptions {
 }
 
 export class DirectStream {
+  /** What the call receives, to be paused and given memory back. */
+  readonly receiver: MessageReceiver;
   readonly #stream: ByteStream;
-  readonly #receiver: MessageReceiver;
 
   private constructor(stream: ByteStream, options: DirectStreamOptions) {
     this.#stream = stream;
-    this.#receiver = new MessageReceiver(stream, options);
+    this.receiver = new MessageReceiver(stream, options);
   }
 
   /**
@@ -54,28 +55,6 @@ export class DirectStream {
     const { destroyed, writableEnded } = this.#stream;
     if (destroyed || writableEnded) return;
     this.#stream.write(withPrefix(message), done);
-  }
-
-  /** Gives the memory of a message back, that nobody looks at any more. */
-  recycle(message: Buffer): void {
-    this.#receiver.recycle(message);
-  }
-
-  pause(): void {
-    this.#receiver.pause();
-  }
-
-  resume(): void {
-    this.#receiver.resume();
-  }
-
-  isPaused(): boolean {
-    return this.#receiver.isPaused();
-  }
-
-  /** Hands out what has been received and waits in a stream that was paused. */
-  drain(): void {
-    this.#receiver.drain();
   }
 }
 

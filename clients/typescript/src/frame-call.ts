@@ -173,10 +173,10 @@ export class FrameCall {
       receive: (message) => this.#messages.receive(message),
       fail: (error) => this.#messages.refuse(error),
     });
-    if (this.#direct !== undefined) this.#messages.readFrom(this.#direct);
+    if (this.#direct !== undefined) this.#messages.readFrom(this.#direct.receiver);
   }
 
-  readonly #recycle = (message: Buffer): void => this.#direct?.recycle(message);
+  readonly #recycle = (message: Buffer): void => this.#direct?.receiver.recycle(message);
 
   #receive(bytes: Buffer): FrameEventMessage | undefined {
     const message = decodeFrameMessage(bytes, this.#recycle);

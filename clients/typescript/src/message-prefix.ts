@@ -14,11 +14,14 @@ export function copyWithRoom(message: Uint8Array): Buffer {
   return copy.subarray(MESSAGE_PREFIX_BYTES);
 }
 
-/** Writes the prefix of `message` into the room in front of it; both together are returned. */
-export function withPrefix(message: Buffer): Buffer {
+/**
+ * Writes the prefix of a message, which `message` is or begins, into the room in front of it; both
+ * together are returned. `length` is that of the whole message.
+ */
+export function withPrefix(message: Buffer, length = message.length): Buffer {
   const start = message.byteOffset - MESSAGE_PREFIX_BYTES;
   const bytes = Buffer.from(message.buffer, start, MESSAGE_PREFIX_BYTES + message.length);
   bytes[0] = 0;
-  bytes.writeUInt32BE(message.length, 1);
+  bytes.writeUInt32BE(length, 1);
   return bytes;
 }

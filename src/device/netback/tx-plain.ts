@@ -19,41 +19,46 @@ import {
   type FrameBatch,
   writeRunHeader,
 } from '../frame-batch.js';
+import type { RunStorage } from '../run-storage.js';
 import type { TxScratch } from './tx-scratch.js';
 
 const NOT_PLAIN = TX_MORE_DATA | TX_EXTRA_INFO;
 /** Fewer plain requests than this in front of another are not worth a batch of their own. */
 const PLAIN_MIN = 32;
-/** What is copied at once should still be in the cache when it is copied on. */
-const PLAIN_BYTES_MAX = 128 * 1024;
-/** The longest plain frame, with its tag and length. */
-const PLACE_BYTES_MAX = PAGE_SIZE + 3;
+/** What is copied at once, where it cannot be held, should still be in the cache when it is copied on. */
+const PLAIN_BYTES_MAX = 64 * 1024;
+/** The longest tag and length of a frame within a page. */
+const RUN_HEADER_BYTES_MAX = 3;
 
 /**
  * Makes a batch of the requests from number `first` on of the `pending` that `scratch.requests` holds,
- * up to one that is not plain, with the copies that fill it and the answers that say OKAY. Returns how
- * many there are; 0 where there are too few.
+ * up to one that is not plain, with the copies that fill it and the answers that say OKAY. The frames
+ * go into `storage`, or where there is none into memory that cannot be held. Returns how many there are;
+ * 0 where there are too few.
  */
 export function parsePlain(
   scratch: TxScratch,
   domid: number,
   first: number,
   pending: number,
+  storage: RunStorage | undefined,
 ): number {
   const { answers, batch, copies, requests, staging, tailedAnswers } = scratch;
   const { bytes, flags, lengths, offsets } = batch;
-  const end = staging.offset + PLAIN_BYTES_MAX - PLACE_BYTES_MAX;
   const firstFlags = (requests[first * 3 + 1] as number) >>> 16;
   if ((firstFlags & NOT_PLAIN) !== 0) return 0;
   const until = pending * 3;
-  let place = staging.offset;
+  const limit = storage?.limit ?? staging.offset + PLAIN_BYTES_MAX;
+  const end = limit - RUN_HEADER_BYTES_MAX;
+  let place = storage?.end ?? staging.offset;
   let totalBytes = 0;
   let count = 0;
-  for (let word = first * 3; word < until && place <= end; word += 3) {
+  for (let word = first * 3; word < until; word += 3) {
     const offsetAndFlags = requests[word + 1] as number;
     const idAndSize = requests[word + 2] as number;
     const offset = offsetAndFlags & 0xffff;
     const size = idAndSize >>> 16;
+    if (place + size > end) break;
     // Other flags, too short, or past the page: each leaves a bit.
     const isOther =
       ((offsetAndFlags >>> 16) ^ firstFlags) |
@@ -84,6 +89,7 @@ export function parsePlain(
   batch.count = count;
   batch.totalBytes = totalBytes;
   batch.isRun = true;
+  batch.storage = storage;
   return count;
 }
 

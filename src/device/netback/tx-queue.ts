@@ -29,6 +29,7 @@ import { frameTimeNs } from '../clock.js';
 import { CHECKSUM_BLANK, GSO_MASK, gsoSizeOf, gsoTypeOf } from '../frame-batch.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
+import type { RunStorage } from '../run-storage.js';
 import { finishTxAnswers } from './answer-recovery.js';
 import { EXTRA_SLOT, NO_FRAME, TxParser, type TxParserOptions } from './tx-parser.js';
 import { areFlagsTrue, parsePlain } from './tx-plain.js';
@@ -52,6 +53,8 @@ export class TxQueue {
   readonly #parser: TxParser;
   readonly #log: AnswerLog;
   readonly #layout = new PacketLayout();
+  /** Where the last plain frames went. */
+  #storage: RunStorage | undefined;
 
   constructor(
     page: Page,
@@ -118,7 +121,8 @@ export class TxQueue {
     const { bucket, deliver, domid, isDown } = this.#options;
     if (isDown() || bucket() !== undefined) return 0;
     const scratch = this.#scratch;
-    const count = parsePlain(scratch, domid, first, pending);
+    const storage = scratch.runs.next(this, this.#storage);
+    const count = parsePlain(scratch, domid, first, pending, storage);
     if (count === 0) return 0;
     this.#copyPlain();
     const { batch, copies } = scratch;
@@ -131,6 +135,8 @@ export class TxQueue {
     this.#metrics.tx.count(count, batch.totalBytes);
     batch.timeNs = frameTimeNs();
     deliver(batch);
+    if (storage !== undefined) scratch.runs.filled(this, storage, batch.end);
+    this.#storage = storage;
     const { ring } = this;
     const oldRspProd = ring.rspProd;
     const end = (oldRspProd + count) >>> 0;

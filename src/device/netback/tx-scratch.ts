@@ -7,6 +7,7 @@ import type { TxRequest } from '../../ring/netif-tx.js';
 import { CopyBatch } from '../../xen/copy-batch.js';
 import type { LocalMemory, LocalRegion } from '../../xen/local-memory.js';
 import { FrameBatch } from '../frame-batch.js';
+import { RunPool } from '../run-storage.js';
 
 /** Slots of the ring, and so the most that one batch can take. */
 export const TX_SLOTS_MAX = 256;
@@ -19,6 +20,8 @@ export class TxScratch {
   readonly copies: CopyBatch;
   readonly batch: FrameBatch;
   readonly staging: LocalRegion;
+  /** Where plain frames go, so that they can be sent on from there. */
+  readonly runs: RunPool;
   /** The requests as they were on the ring, three words each: all parsing is of this copy. */
   readonly requests = new Uint32Array(TX_SLOTS_MAX * 3);
   /** Answers to plain requests. The words that an answer does not use are and stay zero. */
@@ -47,9 +50,11 @@ export class TxScratch {
     this.copies = new CopyBatch(memory, TX_SLOTS_MAX);
     this.batch = new FrameBatch(memory.bytes, TX_SLOTS_MAX);
     this.staging = memory.allocate(STAGING_BYTES);
+    this.runs = new RunPool(memory);
   }
 
   free(): void {
     this.staging.free();
+    this.runs.free();
   }
 }

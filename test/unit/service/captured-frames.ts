@@ -6,6 +6,7 @@ import {
   GSO_TYPE_SHIFT,
 } from '../../../src/device/frame-batch.js';
 import { OverflowPolicy, StreamFramesResponse } from '../../../src/gen/xenvif/v1/frame_service.js';
+import { inOnePiece } from '../../../src/service/frame-message.js';
 import { FrameStream } from '../../../src/service/frame-stream.js';
 import { LocalMemory } from '../../../src/xen/local-memory.js';
 
@@ -38,9 +39,7 @@ export function openStream(snaplen = 65535) {
       creditBytes: undefined,
       framesMax: 0,
       write: (message, done) => {
-        const bytes = Buffer.isBuffer(message)
-          ? message
-          : StreamFramesResponse.encode(message).finish();
+        const bytes = inOnePiece(message);
         const { message: oneof } = StreamFramesResponse.decode(Buffer.from(bytes));
         if (oneof?.$case !== 'frames') throw new Error(`Not frames but ${oneof?.$case}.`);
         const batch = oneof.value;

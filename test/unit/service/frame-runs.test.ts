@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { FrameBatch, writeRunHeader } from '../../../src/device/frame-batch.js';
-import { OverflowPolicy, StreamFramesResponse } from '../../../src/gen/xenvif/v1/frame_service.js';
+import { OverflowPolicy } from '../../../src/gen/xenvif/v1/frame_service.js';
+import { inOnePiece } from '../../../src/service/frame-message.js';
 import { FrameStream } from '../../../src/service/frame-stream.js';
 import { LocalMemory } from '../../../src/xen/local-memory.js';
 import { seededRandom } from '../../support/random.js';
@@ -49,9 +50,7 @@ function messagesOf(seed: number, asRuns: boolean): string[] {
     creditBytes: creditBytes === 0 ? undefined : 0,
     framesMax,
     write: (message, done) => {
-      const whole = Buffer.isBuffer(message)
-        ? message
-        : StreamFramesResponse.encode(message).finish();
+      const whole = inOnePiece(message);
       written.push(Buffer.from(whole).toString('hex'));
       done();
     },

@@ -5,7 +5,8 @@ import {
   OverflowPolicy,
   StreamFramesResponse,
 } from '../../../src/gen/xenvif/v1/frame_service.js';
-import { type FrameMessage, FrameStream } from '../../../src/service/frame-stream.js';
+import { type FrameMessage, inOnePiece } from '../../../src/service/frame-message.js';
+import { FrameStream } from '../../../src/service/frame-stream.js';
 import { LocalMemory } from '../../../src/xen/local-memory.js';
 import { seededRandom } from '../../support/random.js';
 
@@ -47,9 +48,7 @@ function setUp(options: {
     let taken = 0;
     while (unread.length > 0 && taken < most) {
       const { message, done } = unread.shift() as (typeof unread)[number];
-      const bytes = Buffer.isBuffer(message)
-        ? message
-        : StreamFramesResponse.encode(message).finish();
+      const bytes = inOnePiece(message);
       const { message: oneof } = StreamFramesResponse.decode(Buffer.from(bytes));
       if (oneof?.$case === 'frames') {
         expect(oneof.value.firstSequence).toBe(BigInt(next));

@@ -1,0 +1,147 @@
+/**
+ * Memory that frames go into straight from a guest's pages, and that whoever sends them on may hold for
+ * as long as that takes: ten clients that get the same frames hold the same bytes. A queue whose frames
+ * are held goes on in the same storage, so that runs which are short become long ones; where nobody
+ * holds anything, all queues use one storage again and again, which stays in the cache. In front of
+ * the frames there is room for what the first holder has to send before them.
+ */
+import { GrantError } from '../errors.js';
+import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
+import { PAGE_SIZE } from '../xen/xen.js';
+
+/** Frames with their tags and lengths: as much as a message has. */
+const RUN_BYTES = 64 * 1024;
+/** Room in front of the frames. */
+export const RUN_HEAD_BYTES = 2 * PAGE_SIZE;
+/** Where less is left, a storage is full. */
+const ROOM_MIN = PAGE_SIZE + 3;
+
+/** Told when nobody holds a storage any more. */
+type OnFree = (storage: RunStorage) => void;
+
+export class RunStorage {
+  readonly region: LocalRegion;
+  /** Where the next run goes. */
+  end: number;
+  /** Who goes on to fill it; nobody else may. */
+  filler: object | undefined;
+  readonly #onFree: OnFree;
+  #holders = 0;
+  #isHeadTaken = false;
+
+  constructor(region: LocalRegion, onFree: OnFree) {
+    this.region = region;
+    this.end = this.start;
+    this.#onFree = onFree;
+  }
+
+  /** Where the first run begins. */
+  get start(): number {
+    return this.region.offset + RUN_HEAD_BYTES;
+  }
+
+  /** Where the last run ends, at most. */
+  get limit(): number {
+    return this.region.offset + this.region.length;
+  }
+
+  get isHeld(): boolean {
+    return this.#holders > 0;
+  }
+
+  /** Keeps what is in it as it is until `release`. */
+  hold(): void {
+    this.#holders += 1;
+  }
+
+  release(): void {
+    this.#holders -= 1;
+    if (this.#holders > 0) return;
+    this.#isHeadTaken = false;
+    this.end = this.start;
+    this.filler = undefined;
+    this.#onFree(this);
+  }
+
+  /** Whether the room in front is the caller's; only the first holder has it. */
+  takeHead(): boolean {
+    const isFirst = !this.#isHeadTaken;
+    this.#isHeadTaken = true;
+    return isFirst;
+  }
+}
+
+export class RunPool {
+  readonly #memory: LocalMemory;
+  readonly #spare: RunStorage[] = [];
+  readonly #takeBack: OnFree = (storage) => this.#keep(storage);
+  #current: RunStorage | undefined;
+  /** Storages that are held beside the current one. */
+  #held = 0;
+  #isOpen = true;
+
+  /** @throws GrantError where there is not even memory for one. */
+  constructor(memory: LocalMemory) {
+    this.#memory = memory;
+    this.#current = this.#make();
+  }
+
+  /**
+   * Storage for a run of `filler`, which filled `last` before; undefined where memory is short. The
+   * filler says by `filled` what became of it.
+   */
+  next(filler: object, last: RunStorage | undefined): RunStorage | undefined {
+    if (last?.filler === filler && last.limit - last.end >= ROOM_MIN) return last;
+    const current = this.#current;
+    if (current?.isHeld === false) return current;
+    if (current !== undefined) this.#held += 1;
+    this.#current = this.#spare.pop() ?? this.#makeIfPossible();
+    return this.#current;
+  }
+
+  /** A run up to `end` is in `storage`: where somebody holds it, `filler` goes on behind it. */
+  filled(filler: object, storage: RunStorage, end: number): void {
+    if (!storage.isHeld) return;
+    storage.filler = filler;
+    storage.end = end;
+  }
+
+  /** Gives all memory back, that of what is held when it is released. */
+  free(): void {
+    this.#isOpen = false;
+    if (this.#current?.isHeld === false) this.#current.region.free();
+    this.#current = undefined;
+    this.#freeSpare();
+  }
+
+  #make(): RunStorage {
+    const region = this.#memory.allocate(RUN_HEAD_BYTES + RUN_BYTES);
+    return new RunStorage(region, this.#takeBack);
+  }
+
+  #makeIfPossible(): RunStorage | undefined {
+    try {
+      return this.#make();
+    } catch (error) {
+      // Slow clients can hold all memory there is. Frames then go another way, and cost a copy more.
+      if (error instanceof GrantError) return undefined;
+      throw error;
+    }
+  }
+
+  #keep(storage: RunStorage): void {
+    if (storage === this.#current) return;
+    if (!this.#isOpen) {
+      storage.region.free();
+      return;
+    }
+    this.#spare.push(storage);
+    this.#held -= 1;
+    if (this.#held === 0) this.#freeSpare();
+  }
+
+  #freeSpare(): void {
+    for (const storage of this.#spare) storage.region.free();
+    this.#spare.length = 0;
+  }
+}

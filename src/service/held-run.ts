@@ -1,0 +1,104 @@
+/**
+ * A message of frames that stay where the ring's copy put them (run-storage.ts): they are shared by all
+ * clients that get them, and runs that lie one behind the other become one message. What a client has
+ * for itself, times, flags and numbers, goes in front of the frames. ts-proto's decoder is the oracle in
+ * the tests.
+ */
+import { MESSAGE_PREFIX_BYTES } from '@xenvif/client/message-prefix';
+import type { FrameBatch } from '../device/frame-batch.js';
+import { RUN_HEAD_BYTES, type RunStorage } from '../device/run-storage.js';
+import { type ChunkLimits, TAG_FRAMES_MESSAGE } from './frame-chunk.js';
+import { FrameColumns } from './frame-columns.js';
+import { type EncodedMessage, SplitMessage } from './frame-message.js';
+import { varintBytes, writeVarint } from './run-column.js';
+
+export class HeldRun {
+  frameBytes = 0;
+  count = 0;
+  readonly #bytes: Uint8Array;
+  readonly #limits: ChunkLimits;
+  readonly #columns = new FrameColumns();
+  #storage: RunStorage | undefined;
+  #start = 0;
+  #end = 0;
+
+  constructor(bytes: Uint8Array, limits: ChunkLimits) {
+    this.#bytes = bytes;
+    this.#limits = limits;
+  }
+
+  get firstSequence(): number {
+    return this.#columns.firstSequence;
+  }
+
+  get lastSequence(): number {
+    return this.#columns.firstSequence + this.count - 1;
+  }
+
+  /** Begins with a run that has storage, and holds it until `release`. */
+  begin(batch: FrameBatch, vifIndex: number, sequence: number): void {
+    const { storage } = batch;
+    storage?.hold();
+    this.#storage = storage;
+    this.#start = batch.runStart(0);
+    this.#columns.begin(sequence, batch.timeNs);
+    this.count = 0;
+    this.frameBytes = 0;
+    this.#append(batch, vifIndex);
+  }
+
+  /** Whether `batch`, a run, lies behind what is here, and there is room for all of it. */
+  canExtend(batch: FrameBatch): boolean {
+    const { bytes, frames } = this.#limits;
+    return (
+      batch.storage === this.#storage &&
+      batch.runStart(0) === this.#end &&
+      this.frameBytes + batch.totalBytes <= bytes &&
+      this.count + batch.count <= frames &&
+      this.#columns.takes(batch.timeNs)
+    );
+  }
+
+  extend(batch: FrameBatch, vifIndex: number): void {
+    this.#append(batch, vifIndex);
+  }
+
+  /** The message, as a view that `release` ends: in one part where the room in front is free. */
+  seal(): EncodedMessage {
+    const { buffer, byteOffset } = this.#bytes;
+    const start = this.#start;
+    const frames = this.#end - start;
+    const columns = this.#columns.byteLength;
+    const head = 1 + varintBytes(columns + frames) + columns;
+    const storage = this.#storage;
+    if (
+      start === storage?.start &&
+      MESSAGE_PREFIX_BYTES + head <= RUN_HEAD_BYTES &&
+      storage.takeHead()
+    ) {
+      this.#writeHead(this.#bytes, start - head, columns + frames);
+      return Buffer.from(buffer, byteOffset + start - head, head + frames);
+    }
+    const own = Buffer.allocUnsafe(MESSAGE_PREFIX_BYTES + head);
+    this.#writeHead(own, MESSAGE_PREFIX_BYTES, columns + frames);
+    const body = Buffer.from(buffer, byteOffset + start, frames);
+    return new SplitMessage(own.subarray(MESSAGE_PREFIX_BYTES), body);
+  }
+
+  release(): void {
+    this.#storage?.release();
+    this.#storage = undefined;
+  }
+
+  #append(batch: FrameBatch, vifIndex: number): void {
+    this.#end = batch.end;
+    this.#columns.append(batch.timeNs, vifIndex, batch.flag(0), batch.count);
+    this.count += batch.count;
+    this.frameBytes += batch.totalBytes;
+  }
+
+  #writeHead(bytes: Uint8Array, position: number, length: number): void {
+    bytes[position] = TAG_FRAMES_MESSAGE;
+    this.#columns.write(bytes, writeVarint(bytes, position + 1, length));
+  }
+}
