@@ -38,6 +38,11 @@ export function gsoSizeOf(flags: number): number {
   return flags >>> GSO_SIZE_SHIFT;
 }
 
+/** Sets `storage` and `storageStart` of a batch that is a run, if it can. */
+export interface RunSettler {
+  settle(batch: FrameBatch): void;
+}
+
 /** The tag of the field `frames` of `FrameBatch` in the wire contract: 1, length-delimited. */
 const TAG_FRAME = 0x0a;
 
@@ -64,6 +69,16 @@ export function writeRunHeader(bytes: Uint8Array, position: number, length: numb
   return position + 4;
 }
 
+/** The length of the frame of a run whose tag is at `position`. */
+export function runFrameLength(bytes: Uint8Array, position: number): number {
+  let length = 0;
+  for (let shift = 0, next = position + 1; ; shift += 7, next += 1) {
+    const byte = bytes[next] as number;
+    length |= (byte & 0x7f) << shift;
+    if (byte < 0x80) return length;
+  }
+}
+
 export class FrameBatch {
   /** Local memory; a frame is `bytes[offset .. offset + length)`. */
   readonly bytes: Uint8Array;
@@ -77,8 +92,11 @@ export class FrameBatch {
    * the wire contract has them: who sends them on takes all of them with one copy.
    */
   isRun = false;
-  /** What the frames of a run lie in, where it can be held beyond the listener's call. */
+  /** Where a run can be held beyond the listener's call, and from where on it lies there. */
   storage: RunStorage | undefined;
+  storageStart = 0;
+  /** Who copies a run into storage, for the first that wants to hold it. */
+  settler: RunSettler | undefined;
   /** The sum of all lengths. */
   totalBytes = 0;
   /** When the frames passed, in nanoseconds since 1970: one time for all of them. */
@@ -97,6 +115,13 @@ export class FrameBatch {
     this.totalBytes = 0;
     this.isRun = false;
     this.storage = undefined;
+    this.settler = undefined;
+  }
+
+  /** Has a run put where it can be held; false where that cannot be. */
+  settle(): boolean {
+    if (this.storage === undefined) this.settler?.settle(this);
+    return this.storage !== undefined;
   }
 
   add(offset: number, length: number, flags: number): void {

@@ -1,21 +1,18 @@
 /**
- * Memory that frames go into straight from a guest's pages, and that whoever sends them on may hold for
- * as long as that takes: ten clients that get the same frames hold the same bytes. A queue whose frames
- * are held goes on in the same storage, so that runs which are short become long ones; where nobody
- * holds anything, all queues use one storage again and again, which stays in the cache. In front of
- * the frames there is room for what the first holder has to send before them.
+ * Memory with frames that whoever sends them on may hold for as long as that takes: ten clients that get
+ * the same frames hold the same bytes. A queue whose frames are held goes on in the same storage, so that
+ * runs which are short become long ones; where nobody holds anything, all queues use one storage again
+ * and again, which stays in the cache. In front of the frames there is room for what the first holder
+ * has to send before them.
  */
 import { GrantError } from '../errors.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 import { PAGE_SIZE } from '../xen/xen.js';
 
-/** Frames with their tags and lengths: as much as a message has. */
-const RUN_BYTES = 64 * 1024;
+/** Frames with their tags and lengths: as much as a message has, of the shortest frames even. */
+const RUN_BYTES = 68 * 1024;
 /** Room in front of the frames. */
 export const RUN_HEAD_BYTES = 2 * PAGE_SIZE;
-/** Where less is left, a storage is full. */
-const ROOM_MIN = PAGE_SIZE + 3;
-
 /** Told when nobody holds a storage any more. */
 type OnFree = (storage: RunStorage) => void;
 
@@ -87,23 +84,21 @@ export class RunPool {
   }
 
   /**
-   * Storage for a run of `filler`, which filled `last` before; undefined where memory is short. The
-   * filler says by `filled` what became of it.
+   * Storage with room for `bytes` of a run of `filler`, which filled `last` before; undefined where
+   * memory is short. It is held for the filler until that says `filled`.
    */
-  next(filler: object, last: RunStorage | undefined): RunStorage | undefined {
-    if (last?.filler === filler && last.limit - last.end >= ROOM_MIN) return last;
-    const current = this.#current;
-    if (current?.isHeld === false) return current;
-    if (current !== undefined) this.#held += 1;
-    this.#current = this.#spare.pop() ?? this.#makeIfPossible();
-    return this.#current;
+  next(filler: object, last: RunStorage | undefined, bytes: number): RunStorage | undefined {
+    const storage =
+      last?.filler === filler && last.limit - last.end >= bytes ? last : this.#unheld();
+    storage?.hold();
+    return storage;
   }
 
-  /** A run up to `end` is in `storage`: where somebody holds it, `filler` goes on behind it. */
+  /** What is in `storage` ends at `end`: where somebody holds it, `filler` goes on behind it. */
   filled(filler: object, storage: RunStorage, end: number): void {
-    if (!storage.isHeld) return;
     storage.filler = filler;
     storage.end = end;
+    storage.release();
   }
 
   /** Gives all memory back, that of what is held when it is released. */
@@ -112,6 +107,14 @@ export class RunPool {
     if (this.#current?.isHeld === false) this.#current.region.free();
     this.#current = undefined;
     this.#freeSpare();
+  }
+
+  #unheld(): RunStorage | undefined {
+    const current = this.#current;
+    if (current?.isHeld === false) return current;
+    if (current !== undefined) this.#held += 1;
+    this.#current = this.#spare.pop() ?? this.#makeIfPossible();
+    return this.#current;
   }
 
   #make(): RunStorage {

@@ -5,9 +5,15 @@
  * the frames when the message is sealed. ts-proto's encoder is the oracle in the tests.
  */
 import { MESSAGE_PREFIX_BYTES } from '@xenvif/client/message-prefix';
-import { type FrameBatch, runHeaderBytes, writeRunHeader } from '../device/frame-batch.js';
-import { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
+import {
+  type FrameBatch,
+  runFrameLength,
+  runHeaderBytes,
+  writeRunHeader,
+} from '../device/frame-batch.js';
+import type { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
+import { copyFrames } from './copied-run.js';
 import { COLUMN_BYTES_FIXED, COLUMN_BYTES_PER_FRAME, FrameColumns } from './frame-columns.js';
 import { varintBytes, writeVarint } from './run-column.js';
 
@@ -50,6 +56,11 @@ export class FrameChunk {
     this.#bytes = memory.bytes;
     this.#limits = limits;
     this.#end = this.region.offset + HEADER_BYTES;
+  }
+
+  /** The length of the first frame. */
+  get firstLength(): number {
+    return runFrameLength(this.#bytes, this.region.offset + HEADER_BYTES);
   }
 
   get firstSequence(): number {
@@ -160,7 +171,7 @@ export class FrameChunk {
     this.#anyCut = true;
     let position = this.region.offset + HEADER_BYTES;
     for (let slot = 0; slot < this.count; slot += 1) {
-      const length = this.#lengthAt(position + 1);
+      const length = runFrameLength(this.#bytes, position);
       this.#columns.originals.append(length, 1);
       position += runHeaderBytes(length) + length;
     }
@@ -181,49 +192,15 @@ export class FrameChunk {
    * own; undefined when the first one alone has more.
    */
   takeFront(bytes: number): FrameBatchMessage | undefined {
-    const frames: Buffer[] = [];
-    let position = this.region.offset + HEADER_BYTES;
-    let taken = 0;
-    while (frames.length < this.count) {
-      const length = this.#lengthAt(position + 1);
-      if (taken + length > bytes) break;
-      const start = position + runHeaderBytes(length);
-      frames.push(Buffer.from(this.#bytes.subarray(start, start + length)));
-      taken += length;
-      position = start + length;
-    }
-    const count = frames.length;
-    if (count === 0) return undefined;
-    const part = FrameBatchMessage.fromPartial({
-      frames,
-      baseTimeNs: this.#columns.baseTimeNs,
-      timeDeltaNs: this.#columns.deltas.takeFront(count),
-      originalLength: this.#anyCut ? this.#columns.originals.takeFront(count) : [],
-      vifIndex: this.#columns.vifs.takeFront(count),
-      flags: this.#columns.flags.takeFront(count),
-      firstSequence: BigInt(this.firstSequence),
-    });
-    this.#dropFront(count, taken, position);
-    return part;
-  }
-
-  #dropFront(count: number, bytes: number, position: number): void {
     const start = this.region.offset + HEADER_BYTES;
-    this.#bytes.copyWithin(start, position, this.#end);
-    this.#end -= position - start;
-    this.count -= count;
-    this.frameBytes -= bytes;
-    this.#columns.firstSequence += count;
-  }
-
-  /** Reads the length of a frame, which this class wrote itself. */
-  #lengthAt(position: number): number {
-    let length = 0;
-    for (let shift = 0, next = position; ; shift += 7, next += 1) {
-      const byte = this.#bytes[next] as number;
-      length |= (byte & 0x7f) << shift;
-      if (byte < 0x80) return length;
-    }
+    const front = copyFrames(this.#bytes, start, this.count, bytes);
+    const part = this.#columns.takeFront(front.frames);
+    if (part === undefined) return undefined;
+    this.#bytes.copyWithin(start, front.end, this.#end);
+    this.#end -= front.end - start;
+    this.count -= front.frames.length;
+    this.frameBytes -= front.bytes;
+    return part;
   }
 
   /**

@@ -2,6 +2,7 @@
  * What a message says of its frames beside their bytes: all of FrameBatch in frame_service.proto but
  * its first field. Protobuf has no order of fields, so it may stand behind the frames or before them.
  */
+import { FrameBatch } from '../gen/xenvif/v1/frame_service.js';
 import { RunColumn, varintBytes, writeVarint } from './run-column.js';
 
 /** `FrameBatch.base_time_ns`: field 2, 64 bits. */
@@ -50,6 +51,23 @@ export class FrameColumns {
     this.deltas.append(delta, times);
     this.vifs.append(vifIndex, times);
     this.flags.append(flags, times);
+  }
+
+  /** Takes what there is of the first frames out, into a message that has `frames` for them. */
+  takeFront(frames: Buffer[]): FrameBatch | undefined {
+    const count = frames.length;
+    if (count === 0) return undefined;
+    const part = FrameBatch.fromPartial({
+      frames,
+      baseTimeNs: this.baseTimeNs,
+      timeDeltaNs: this.deltas.takeFront(count),
+      originalLength: this.originals.takeFront(count),
+      vifIndex: this.vifs.takeFront(count),
+      flags: this.flags.takeFront(count),
+      firstSequence: BigInt(this.firstSequence),
+    });
+    this.firstSequence += count;
+    return part;
   }
 
   /** How many bytes `write` writes. */

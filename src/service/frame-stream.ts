@@ -177,13 +177,15 @@ export class FrameStream {
     return true;
   }
 
-  /** Takes a whole run as it lies. False where it cannot be held, or is better copied. */
+  /** Takes a whole run as it lies in storage. False where it cannot be held, or is better copied. */
   #holdRun(batch: FrameBatch, vifIndex: number): boolean {
     const open = this.#open;
+    const canBegin = this.#canBegin(batch);
+    if (!(canBegin || open instanceof HeldRun) || !batch.settle()) return false;
     if (open instanceof HeldRun && open.canExtend(batch)) {
-      open.extend(batch, vifIndex);
+      open.append(batch, vifIndex);
     } else {
-      if (this.#creditBytes !== undefined || !this.#canHold(batch)) return false;
+      if (!canBegin) return false;
       this.#sealOpen();
       this.#pump();
       const run = this.#spareRuns.pop() ?? new HeldRun(batch.bytes, this.#options.chunk);
@@ -196,11 +198,10 @@ export class FrameStream {
     return true;
   }
 
-  /** Whether a message can begin with `batch`, a run: short ones are copied to where others follow. */
-  #canHold({ count, storage, totalBytes }: FrameBatch): boolean {
+  /** Whether a message can begin with a run: short ones are copied to where others follow. */
+  #canBegin({ count, totalBytes }: FrameBatch): boolean {
     const { bytes, frames } = this.#options.chunk;
-    if (storage === undefined || totalBytes < HELD_BYTES_MIN) return false;
-    return totalBytes <= bytes && count <= frames;
+    return totalBytes >= HELD_BYTES_MIN && totalBytes <= bytes && count <= frames;
   }
 
   /** The chunk that a frame of `length` bytes goes to; undefined when there is no memory for one. */
@@ -428,6 +429,7 @@ export class FrameStream {
         this.#waiting.shift();
         this.#sendChunk(next.chunk);
       } else {
+        if (next.kind === 'loss' && !this.#canPayNext()) return;
         this.#waiting.shift();
         if (next.kind === 'end') this.#options.end();
         else this.#write(next.kind === 'loss' ? lossMessage(next.loss) : next.message, 256);
@@ -435,12 +437,21 @@ export class FrameStream {
     }
   }
 
+  /**
+   * Whether there is credit for what comes behind the loss in front. Where there is none the loss waits
+   * with it, and grows: of a client that takes nothing, every chunk becomes one.
+   */
+  #canPayNext(): boolean {
+    const next = this.#waiting[1];
+    if (this.#creditBytes === undefined || next?.kind !== 'chunk') return true;
+    return next.chunk.firstLength <= this.#creditBytes;
+  }
+
   /** Takes the chunk's bytes off the credit; false when there is not enough of it yet. */
   #spendCredit(chunk: FrameChunk | HeldRun): boolean {
     const credit = this.#creditBytes ?? 0;
     if (credit < chunk.frameBytes) {
-      // Where there is credit no run is held.
-      if (chunk instanceof FrameChunk) this.#sendPart(chunk, credit);
+      this.#sendPart(chunk, credit);
       return false;
     }
     this.#creditBytes = credit - chunk.frameBytes;
@@ -451,7 +462,7 @@ export class FrameStream {
    * Sends as many frames of the oldest chunk as the credit allows, for a client may give less than
    * a chunk at a time and must still get its frames. This is the slow way, through ts-proto.
    */
-  #sendPart(chunk: FrameChunk, credit: number): void {
+  #sendPart(chunk: FrameChunk | HeldRun, credit: number): void {
     const part = chunk.takeFront(credit);
     if (part === undefined) return;
     const bytes = part.frames.reduce((sum, frame) => sum + frame.length, 0);

@@ -5,8 +5,10 @@
  * the tests.
  */
 import { MESSAGE_PREFIX_BYTES } from '@xenvif/client/message-prefix';
-import type { FrameBatch } from '../device/frame-batch.js';
+import { type FrameBatch, runFrameLength } from '../device/frame-batch.js';
 import { RUN_HEAD_BYTES, type RunStorage } from '../device/run-storage.js';
+import type { FrameBatch as FrameBatchMessage } from '../gen/xenvif/v1/frame_service.js';
+import { copyFrames } from './copied-run.js';
 import { type ChunkLimits, TAG_FRAMES_MESSAGE } from './frame-chunk.js';
 import { FrameColumns } from './frame-columns.js';
 import { type EncodedMessage, SplitMessage } from './frame-message.js';
@@ -27,6 +29,11 @@ export class HeldRun {
     this.#limits = limits;
   }
 
+  /** The length of the first frame. */
+  get firstLength(): number {
+    return runFrameLength(this.#bytes, this.#start);
+  }
+
   get firstSequence(): number {
     return this.#columns.firstSequence;
   }
@@ -37,30 +44,35 @@ export class HeldRun {
 
   /** Begins with a run that has storage, and holds it until `release`. */
   begin(batch: FrameBatch, vifIndex: number, sequence: number): void {
-    const { storage } = batch;
+    const { storage, storageStart } = batch;
     storage?.hold();
     this.#storage = storage;
-    this.#start = batch.runStart(0);
+    this.#start = storageStart;
+    this.#end = storageStart;
     this.#columns.begin(sequence, batch.timeNs);
     this.count = 0;
     this.frameBytes = 0;
-    this.#append(batch, vifIndex);
+    this.append(batch, vifIndex);
   }
 
-  /** Whether `batch`, a run, lies behind what is here, and there is room for all of it. */
+  /** Whether `batch`, a run in storage, lies behind what is here, and there is room for all of it. */
   canExtend(batch: FrameBatch): boolean {
     const { bytes, frames } = this.#limits;
     return (
       batch.storage === this.#storage &&
-      batch.runStart(0) === this.#end &&
+      batch.storageStart === this.#end &&
       this.frameBytes + batch.totalBytes <= bytes &&
       this.count + batch.count <= frames &&
       this.#columns.takes(batch.timeNs)
     );
   }
 
-  extend(batch: FrameBatch, vifIndex: number): void {
-    this.#append(batch, vifIndex);
+  /** Adds a run for which `canExtend`. */
+  append(batch: FrameBatch, vifIndex: number): void {
+    this.#end += batch.end - batch.runStart(0);
+    this.#columns.append(batch.timeNs, vifIndex, batch.flag(0), batch.count);
+    this.count += batch.count;
+    this.frameBytes += batch.totalBytes;
   }
 
   /** The message, as a view that `release` ends: in one part where the room in front is free. */
@@ -85,16 +97,22 @@ export class HeldRun {
     return new SplitMessage(own.subarray(MESSAGE_PREFIX_BYTES), body);
   }
 
+  /**
+   * Takes the first frames, as many as have at most `bytes` together, out into a message of their
+   * own; undefined when the first one alone has more.
+   */
+  takeFront(bytes: number): FrameBatchMessage | undefined {
+    const front = copyFrames(this.#bytes, this.#start, this.count, bytes);
+    const part = this.#columns.takeFront(front.frames);
+    this.#start = front.end;
+    this.count -= front.frames.length;
+    this.frameBytes -= front.bytes;
+    return part;
+  }
+
   release(): void {
     this.#storage?.release();
     this.#storage = undefined;
-  }
-
-  #append(batch: FrameBatch, vifIndex: number): void {
-    this.#end = batch.end;
-    this.#columns.append(batch.timeNs, vifIndex, batch.flag(0), batch.count);
-    this.count += batch.count;
-    this.frameBytes += batch.totalBytes;
   }
 
   #writeHead(bytes: Uint8Array, position: number, length: number): void {

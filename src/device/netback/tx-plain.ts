@@ -25,7 +25,7 @@ import type { TxScratch } from './tx-scratch.js';
 const NOT_PLAIN = TX_MORE_DATA | TX_EXTRA_INFO;
 /** Fewer plain requests than this in front of another are not worth a batch of their own. */
 const PLAIN_MIN = 32;
-/** What is copied at once, where it cannot be held, should still be in the cache when it is copied on. */
+/** What a batch has at most: no more than a message, and than stays in the cache until it is copied on. */
 const PLAIN_BYTES_MAX = 64 * 1024;
 /** The longest tag and length of a frame within a page. */
 const RUN_HEADER_BYTES_MAX = 3;
@@ -45,12 +45,13 @@ export function parsePlain(
 ): number {
   const { answers, batch, copies, requests, staging, tailedAnswers } = scratch;
   const { bytes, flags, lengths, offsets } = batch;
+  batch.clear();
   const firstFlags = (requests[first * 3 + 1] as number) >>> 16;
   if ((firstFlags & NOT_PLAIN) !== 0) return 0;
   const until = pending * 3;
-  const limit = storage?.limit ?? staging.offset + PLAIN_BYTES_MAX;
-  const end = limit - RUN_HEADER_BYTES_MAX;
   let place = storage?.end ?? staging.offset;
+  const limit = Math.min(place + PLAIN_BYTES_MAX, storage?.limit ?? Number.POSITIVE_INFINITY);
+  const end = limit - RUN_HEADER_BYTES_MAX;
   let totalBytes = 0;
   let count = 0;
   for (let word = first * 3; word < until; word += 3) {
@@ -89,7 +90,9 @@ export function parsePlain(
   batch.count = count;
   batch.totalBytes = totalBytes;
   batch.isRun = true;
+  if (count === 0) return 0;
   batch.storage = storage;
+  batch.storageStart = storage?.end ?? 0;
   return count;
 }
 

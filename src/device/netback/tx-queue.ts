@@ -26,7 +26,14 @@ import { GNTST_OKAY } from '../../xen/copy-batch.js';
 import type { Page } from '../../xen/page.js';
 import type { Grants } from '../../xen/xen.js';
 import { frameTimeNs } from '../clock.js';
-import { CHECKSUM_BLANK, GSO_MASK, gsoSizeOf, gsoTypeOf } from '../frame-batch.js';
+import {
+  CHECKSUM_BLANK,
+  type FrameBatch,
+  GSO_MASK,
+  gsoSizeOf,
+  gsoTypeOf,
+  type RunSettler,
+} from '../frame-batch.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
 import type { RunStorage } from '../run-storage.js';
@@ -44,7 +51,12 @@ export interface TxOptions extends TxParserOptions {
   readonly isDown: () => boolean;
 }
 
-export class TxQueue {
+/** Frames are copied straight into storage where they have this many bytes... */
+const STORED_FRAME_BYTES_MIN = 512;
+/** ... and it has room for so many. */
+const STORED_BYTES_MIN = 8 * 1024;
+
+export class TxQueue implements RunSettler {
   readonly ring: BackRing;
   readonly #grants: Grants;
   readonly #options: TxOptions;
@@ -53,8 +65,9 @@ export class TxQueue {
   readonly #parser: TxParser;
   readonly #log: AnswerLog;
   readonly #layout = new PacketLayout();
-  /** Where the last plain frames went. */
+  /** Where the last run went that was in storage, and whether it goes there now. */
   #storage: RunStorage | undefined;
+  #isFilling = false;
 
   constructor(
     page: Page,
@@ -113,15 +126,32 @@ export class TxQueue {
     return this.#parser.slots;
   }
 
-  /**
-   * Takes a batch that is plain, and hands it on at once where all copies went well and the flags are
-   * true; 0 where it is not plain.
-   */
+  /** Takes a batch that is plain; 0 where it is not. */
   #consumePlain(first: number, pending: number, notify: () => void): number {
-    const { bucket, deliver, domid, isDown } = this.#options;
+    const { bucket, isDown } = this.#options;
     if (isDown() || bucket() !== undefined) return 0;
+    const size = (this.#scratch.requests[first * 3 + 2] as number) >>> 16;
+    // Short frames go where others have just been: each would touch memory that is cold for itself.
+    const storage = size < STORED_FRAME_BYTES_MIN ? undefined : this.#storageFor(STORED_BYTES_MIN);
+    try {
+      return this.#consumeInto(storage, first, pending, notify);
+    } finally {
+      this.#endStorage();
+    }
+  }
+
+  /**
+   * Takes a plain batch, into `storage` where there is one, and hands it on at once where all copies
+   * went well and the flags are true; 0 where it is not plain.
+   */
+  #consumeInto(
+    storage: RunStorage | undefined,
+    first: number,
+    pending: number,
+    notify: () => void,
+  ): number {
+    const { deliver, domid } = this.#options;
     const scratch = this.#scratch;
-    const storage = scratch.runs.next(this, this.#storage);
     const count = parsePlain(scratch, domid, first, pending, storage);
     if (count === 0) return 0;
     this.#copyPlain();
@@ -134,9 +164,8 @@ export class TxQueue {
     }
     this.#metrics.tx.count(count, batch.totalBytes);
     batch.timeNs = frameTimeNs();
+    batch.settler = this;
     deliver(batch);
-    if (storage !== undefined) scratch.runs.filled(this, storage, batch.end);
-    this.#storage = storage;
     const { ring } = this;
     const oldRspProd = ring.rspProd;
     const end = (oldRspProd + count) >>> 0;
@@ -149,6 +178,35 @@ export class TxQueue {
     ring.reqCons = (ring.reqCons + count) >>> 0;
     if (ring.pushResponses(oldRspProd)) notify();
     return count;
+  }
+
+  /** Copies a run into storage, behind the one before. */
+  settle(batch: FrameBatch): void {
+    const start = batch.runStart(0);
+    const length = batch.end - start;
+    const storage = this.#storageFor(length);
+    if (storage === undefined) return;
+    batch.bytes.copyWithin(storage.end, start, start + length);
+    batch.storage = storage;
+    batch.storageStart = storage.end;
+  }
+
+  /** Storage for a run of this batch. */
+  #storageFor(bytes: number): RunStorage | undefined {
+    this.#storage = this.#scratch.runs.next(this, this.#storage, bytes);
+    this.#isFilling = this.#storage !== undefined;
+    return this.#storage;
+  }
+
+  /** The batch has been handed on: says how far its storage is filled. */
+  #endStorage(): void {
+    const storage = this.#storage;
+    if (storage === undefined || !this.#isFilling) return;
+    this.#isFilling = false;
+    const { batch, runs } = this.#scratch;
+    const isIn = batch.storage === storage;
+    const end = isIn ? batch.storageStart + batch.end - batch.runStart(0) : storage.end;
+    runs.filled(this, storage, end);
   }
 
   /** Copies a plain batch; where the call fails, every copy has a status that is not OKAY. */

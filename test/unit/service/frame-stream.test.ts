@@ -302,6 +302,19 @@ describe('a stream of frames', () => {
     expect(client.leaked()).toBe(0);
   });
 
+  test('a client that gives no credit is told of its losses once it does, not one by one', () => {
+    const client = setUp({ policy: OverflowPolicy.DROP_OLDEST, creditBytes: 0 });
+    for (let round = 0; round < 100; round += 1) client.push(200, 100);
+    client.stream.flush();
+    expect(client.unread).toHaveLength(0);
+    client.stream.addCredit(1024 * 1024);
+    while (client.read() > 0);
+    expect(client.lost).toHaveLength(1);
+    expect(client.received.size + client.lostCount()).toBe(client.sent());
+    client.stream.close();
+    expect(client.leaked()).toBe(0);
+  });
+
   test('selects by direction, cuts to the snaplen and takes one of so many', async () => {
     const client = setUp({ policy: OverflowPolicy.DROP_OLDEST });
     client.stream.select({ direction: 2, snaplen: 65535, sampleOneIn: 1 });

@@ -25,7 +25,12 @@ class Client {
   readonly flags = new Set<number>();
   split = 0;
 
-  constructor(memory: LocalMemory, queueBytes: number, inFlightBytes: number) {
+  constructor(
+    memory: LocalMemory,
+    queueBytes: number,
+    inFlightBytes: number,
+    creditBytes?: number,
+  ) {
     this.stream = new FrameStream(
       { direction: 0, snaplen: 65535, sampleOneIn: 1 },
       {
@@ -35,7 +40,7 @@ class Client {
         queueBytes,
         inFlightBytes,
         policy: OverflowPolicy.DROP_OLDEST,
-        creditBytes: undefined,
+        creditBytes,
         framesMax: 0,
         write: (message, done) => this.unread.push({ message, done }),
         end: () => undefined,
@@ -88,7 +93,14 @@ describe('frames that are sent from where the ring put them', () => {
       const batch = new FrameBatch(memory.bytes, 256);
       const clients = Array.from(
         { length: 3 },
-        () => new Client(memory, 256 * 1024, 64 * 1024 * (1 + random.below(4))),
+        // The last one gives credit, mostly less than a message has.
+        (_, index) =>
+          new Client(
+            memory,
+            256 * 1024,
+            64 * 1024 * (1 + random.below(4)),
+            index < 2 ? undefined : 0,
+          ),
       );
       const sent: string[] = [];
       const queues = [{}, {}];
@@ -97,7 +109,7 @@ describe('frames that are sent from where the ring put them', () => {
       for (let round = 0; round < 40; round += 1) {
         // Two queues take turns, mostly the first.
         const queue = random.below(4) === 0 ? 1 : 0;
-        const storage = pool.next(queues[queue] as object, last[queue]);
+        const storage = pool.next(queues[queue] as object, last[queue], 8 * 1024);
         if (storage === undefined) throw new Error('There is memory for all that are held.');
         if (storage.end > storage.start) joined += 1;
         batch.clear();
@@ -117,12 +129,15 @@ describe('frames that are sent from where the ring put them', () => {
         }
         batch.isRun = true;
         batch.storage = storage;
+        batch.storageStart = storage.end;
         for (const [index, client] of clients.entries()) client.stream.push(batch, index * 100);
         pool.filled(queues[queue] as object, storage, batch.end);
         last[queue] = storage;
+        clients[2]?.stream.addCredit(random.below(64 * 1024));
         for (const client of clients) if (random.below(3) === 0) client.read();
       }
       for (const [index, client] of clients.entries()) {
+        client.stream.addCredit(1024 * 1024);
         client.stream.flush();
         while (client.unread.length > 0) client.read();
         for (const [place, frame] of sent.entries()) {
@@ -154,7 +169,7 @@ describe('frames that are sent from where the ring put them', () => {
     const client = new Client(memory, 1024 * 1024, 64 * 1024);
     let last: RunStorage | undefined;
     for (let round = 0; round < 5; round += 1) {
-      const storage = pool.next(pool, last);
+      const storage = pool.next(pool, last, 32 * 1024);
       let next = storage?.end ?? 0;
       batch.clear();
       for (let count = 0; count < 20; count += 1) {
@@ -164,6 +179,7 @@ describe('frames that are sent from where the ring put them', () => {
       }
       batch.isRun = true;
       batch.storage = storage;
+      batch.storageStart = storage?.end ?? 0;
       client.stream.push(batch, 0);
       if (storage !== undefined) pool.filled(pool, storage, batch.end);
       last = storage;
