@@ -13,6 +13,9 @@ import { PAGE_SIZE } from '../xen/xen.js';
 const RUN_BYTES = 68 * 1024;
 /** Room in front of the frames. */
 export const RUN_HEAD_BYTES = 2 * PAGE_SIZE;
+/** How many storages there always are: what is on its way to a client that keeps up, and some. */
+const KEPT = 20;
+
 /** Told when nobody holds a storage any more. */
 type OnFree = (storage: RunStorage) => void;
 
@@ -73,14 +76,15 @@ export class RunPool {
   readonly #spare: RunStorage[] = [];
   readonly #takeBack: OnFree = (storage) => this.#keep(storage);
   #current: RunStorage | undefined;
-  /** Storages that are held beside the current one. */
-  #held = 0;
+  /** How many there are, the current one and those that are held included. */
+  #count = 0;
   #isOpen = true;
 
-  /** @throws GrantError where there is not even memory for one. */
+  /** @throws GrantError where there is no memory for those that are kept. */
   constructor(memory: LocalMemory) {
     this.#memory = memory;
-    this.#current = this.#make();
+    for (let kept = 0; kept < KEPT; kept += 1) this.#spare.push(this.#make());
+    this.#current = this.#spare.pop();
   }
 
   /**
@@ -106,19 +110,20 @@ export class RunPool {
     this.#isOpen = false;
     if (this.#current?.isHeld === false) this.#current.region.free();
     this.#current = undefined;
-    this.#freeSpare();
+    for (const storage of this.#spare) storage.region.free();
+    this.#spare.length = 0;
   }
 
   #unheld(): RunStorage | undefined {
     const current = this.#current;
     if (current?.isHeld === false) return current;
-    if (current !== undefined) this.#held += 1;
     this.#current = this.#spare.pop() ?? this.#makeIfPossible();
     return this.#current;
   }
 
   #make(): RunStorage {
     const region = this.#memory.allocate(RUN_HEAD_BYTES + RUN_BYTES);
+    this.#count += 1;
     return new RunStorage(region, this.#takeBack);
   }
 
@@ -134,17 +139,11 @@ export class RunPool {
 
   #keep(storage: RunStorage): void {
     if (storage === this.#current) return;
-    if (!this.#isOpen) {
-      storage.region.free();
+    if (this.#isOpen && this.#count <= KEPT) {
+      this.#spare.push(storage);
       return;
     }
-    this.#spare.push(storage);
-    this.#held -= 1;
-    if (this.#held === 0) this.#freeSpare();
-  }
-
-  #freeSpare(): void {
-    for (const storage of this.#spare) storage.region.free();
-    this.#spare.length = 0;
+    storage.region.free();
+    this.#count -= 1;
   }
 }

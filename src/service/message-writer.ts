@@ -6,7 +6,7 @@
  */
 import { Metadata, type ServerDuplexStream } from '@grpc/grpc-js';
 import { withPrefix } from '@xenvif/client/message-prefix';
-import { type CallStream, streamBelow } from './call-stream.js';
+import { streamBelow } from './call-stream.js';
 import type { EncodedMessage } from './frame-message.js';
 
 /** Hands a message over; `done` is called when its memory is the caller's again, sent or not. */
@@ -18,7 +18,6 @@ export function encodedWriter<Request, Response>(
 ): WriteEncoded | undefined {
   const stream = streamBelow(call);
   if (stream === undefined) return undefined;
-  const together = new WrittenTogether(stream);
   let hasHeaders = false;
   return (message, done) => {
     if (stream.destroyed || stream.writableEnded) {
@@ -28,36 +27,13 @@ export function encodedWriter<Request, Response>(
     }
     if (!hasHeaders) call.sendMetadata(new Metadata());
     hasHeaders = true;
-    together.begin();
     if (Buffer.isBuffer(message)) {
       stream.write(withPrefix(message), done);
-    } else {
-      stream.write(withPrefix(message.head, message.length));
-      stream.write(message.body, done);
+      return;
     }
+    stream.cork();
+    stream.write(withPrefix(message.head, message.length));
+    stream.write(message.body, done);
+    stream.uncork();
   };
-}
-
-/**
- * Has what is written in one step of the event loop go to HTTP/2 as one: each write by itself costs a
- * request and a callback there.
- */
-class WrittenTogether {
-  readonly #stream: CallStream;
-  readonly #onEnd = () => {
-    this.#hasBegun = false;
-    this.#stream.uncork();
-  };
-  #hasBegun = false;
-
-  constructor(stream: CallStream) {
-    this.#stream = stream;
-  }
-
-  begin(): void {
-    if (this.#hasBegun) return;
-    this.#hasBegun = true;
-    this.#stream.cork();
-    process.nextTick(this.#onEnd);
-  }
 }

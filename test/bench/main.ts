@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: what the project promises of its speed, each figure beside its limits and peers,
- * measured in the same run and in alternation. The table has medians and the spread; ratios are of
- * medians. Absolute figures drift with the machine; ratios hold.
+ * measured in the same run and in alternation. The table has medians and the spread; a ratio is the median
+ * of those of each round. Absolute figures drift with the machine; ratios hold.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -83,6 +83,18 @@ function groups(place: Place): Group[] {
   return all.filter(({ name }) => name.includes(values.only ?? ''));
 }
 
+/** A group that fails costs the others nothing: it is told in its place, and at the end. */
+async function takeIfPossible(group: Group): Promise<Result> {
+  try {
+    return await take(group, Number(values.rounds));
+  } catch (error) {
+    process.exitCode = 1;
+    const reason = error instanceof Error ? error.message : String(error);
+    console.error(`\u001b[31m${group.name}: not measured. ${reason}\u001b[39m`);
+    return { name: `${group.name}: **not measured**`, series: [], ratios: [] };
+  }
+}
+
 async function take(group: Group, rounds: number): Promise<Result> {
   const series = group.measures.map(({ name, unit }): Series => ({ name, unit, figures: [] }));
   const last = Math.min(rounds, group.roundsMax ?? rounds);
@@ -92,11 +104,12 @@ async function take(group: Group, rounds: number): Promise<Result> {
       series[index]?.figures.push(await measure.run());
     }
   }
-  const of = (name: string) => median(series.find((each) => each.name === name)?.figures ?? []);
-  const ratios = group.ratios.map((ratio) => ({
-    ...ratio,
-    value: of(ratio.of[0]) / of(ratio.of[1]),
-  }));
+  const of = (name: string) => series.find((each) => each.name === name)?.figures ?? [];
+  // Two figures of one round have seen the same machine; those of different rounds need not have.
+  const ratios = group.ratios.map((ratio) => {
+    const [ours, theirs] = [of(ratio.of[0]), of(ratio.of[1])];
+    return { ...ratio, value: median(ours.map((figure, index) => figure / (theirs[index] ?? 0))) };
+  });
   return { name: group.name, series, ratios };
 }
 
@@ -108,6 +121,7 @@ function median(figures: readonly number[]): number {
 function table(results: readonly Result[]): string {
   const lines = ['| row | path | median | min to max | ours is |', '|---|---|---|---|---|'];
   for (const { name, ratios, series } of results) {
+    if (series.length === 0) lines.push(`| ${name} |  |  |  |  |`);
     for (const { figures, name: path, unit } of series) {
       const range = `${digits(Math.min(...figures))} to ${digits(Math.max(...figures))}`;
       const about = ratios.filter(({ of }) => of[1] === path).map(ratioText);
@@ -162,7 +176,7 @@ async function main(): Promise<void> {
   const place = { here, limits, scratch, seconds: Number(values.seconds), other };
   const results: Result[] = [];
   try {
-    for (const group of groups(place)) results.push(await take(group, Number(values.rounds)));
+    for (const group of groups(place)) results.push(await takeIfPossible(group));
   } finally {
     rmSync(scratch, { recursive: true });
   }
@@ -178,4 +192,6 @@ async function main(): Promise<void> {
   writeFileSync(join(sources, 'RESULTS.json'), figures);
 }
 
+// The programs run in groups of their own, which a terminal's signals do not reach.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
 await main();

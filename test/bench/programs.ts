@@ -12,13 +12,17 @@ export class Program {
   readonly #name: string;
   #wake: (() => void) | undefined;
   #ended = false;
+  readonly #onExit = () => this.stop();
 
   constructor(command: string, args: readonly string[], input?: ChildProcess) {
     this.#name = [command, ...args].join(' ');
     const stdin = input === undefined ? 'pipe' : (input.stdout ?? 'pipe');
-    this.#child = spawn(command, args, { stdio: [stdin, 'pipe', 'inherit'] });
+    // What a program starts goes with it: a shell's loop would go on beside all that is measured next.
+    this.#child = spawn(command, args, { stdio: [stdin, 'pipe', 'inherit'], detached: true });
+    process.once('exit', this.#onExit);
     this.#child.on('close', () => {
       this.#ended = true;
+      process.off('exit', this.#onExit);
       this.#wake?.();
     });
     this.#child.stdin?.on('error', () => undefined);
@@ -53,7 +57,13 @@ export class Program {
   }
 
   stop(): void {
-    this.#child.kill('SIGKILL');
+    const { pid } = this.#child;
+    if (pid === undefined) return;
+    try {
+      process.kill(-pid, 'SIGKILL');
+    } catch {
+      // All of them have ended by themselves.
+    }
   }
 }
 

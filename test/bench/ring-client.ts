@@ -10,7 +10,7 @@ const [address = '', secondsText = '1', mode = 'rate', countText = '1'] = proces
 const durationMs = Number(secondsText) * 1000;
 const WARM_UP_MS = 3000;
 /** Events before everything on their way has been compiled; what comes after them is warm. */
-const WARM_UP_EVENTS = 2500;
+const WARM_UP_EVENTS = 6000;
 const client = new XenvifClient({ address });
 
 if (mode === 'latency') await latency();

@@ -2,7 +2,7 @@
  * The product's own path between an emulated ring and a socket, through netback and FrameService.
  * Usage: ring-server FRAME_BYTES [receive|kick]; prints the address and serves until its parent ends
  * it. The guest sends frames to who observes it; with `receive` it only takes what is sent to it, and
- * with `kick` it sends one frame every 2 ms, with the time in it. Asked by a
+ * with `kick` it sends one frame every millisecond, with the time in it. Asked by a
  * line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
  */
 import { pino } from 'pino';
@@ -19,7 +19,7 @@ import { RingGuest } from './ring-guest.js';
  * to last while the server sleeps, for a millisecond and what a busy machine adds.
  */
 const WAITING_BYTES_MAX = 3 * 1024 * 1024;
-const KICK_INTERVAL_MS = 2;
+const KICK_INTERVAL_MS = 1;
 const LOCAL_MEMORY_BYTES = 64 * 1024 * 1024;
 
 const frameBytes = Number(process.argv[2]);

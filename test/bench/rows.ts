@@ -174,7 +174,7 @@ export function latency(place: Place, part: 'p50' | 'p99' | 'p999'): Group {
         measure('C over TCP', () =>
           against(
             new Program(limits, ['ping']),
-            (port) => new Program(limits, ['pong', port, `${Math.round(seconds * 400)}`]),
+            (port) => new Program(limits, ['pong', port, `${Math.round(seconds * 800)}`]),
           ),
         ),
       ],

@@ -2,6 +2,7 @@
  * `@xenvif/client/message-receiver`: the messages of a call as its HTTP/2 stream brings them, past
  * grpc-js. The SDK reads what the daemon sends by it, and the daemon what clients send.
  */
+import { spinOnBulk } from './bulk-spin.js';
 import { MessageAssembler, type Refuse } from './message-assembler.js';
 import { readInto } from './read-into.js';
 
@@ -99,7 +100,10 @@ export class MessageReceiver {
       get place() {
         return assembler.place;
       },
-      filled: (byteCount) => this.#guard(() => assembler.filled(byteCount)),
+      filled: (byteCount) => {
+        spinOnBulk(byteCount);
+        this.#guard(() => assembler.filled(byteCount));
+      },
     });
   }
 
