@@ -82,8 +82,7 @@ export class BatchEncoder {
 
   /** The message being filled. */
   get bytes(): Buffer {
-    this.#staging ??= this.#spare.pop() ?? Buffer.allocUnsafeSlow(STAGING_BYTES);
-    return this.#staging;
+    return this.#staging ?? this.#takeStaging();
   }
 
   /** Makes room for a frame in `bytes` and answers where. Check its length and `isFull` first. */
@@ -135,6 +134,12 @@ export class BatchEncoder {
     this.#frameCount = 0;
     this.#byteCount = 0;
     return batch;
+  }
+
+  #takeStaging(): Buffer {
+    const staging = this.#spare.pop() ?? Buffer.allocUnsafeSlow(STAGING_BYTES);
+    this.#staging = staging;
+    return staging;
   }
 
   #startFrame(length: number): Buffer {
