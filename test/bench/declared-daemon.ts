@@ -45,7 +45,7 @@ async function connectOnce(guestXen: Xen, handle: number): Promise<void> {
     const value = await store.readIfExists(state).catch(() => undefined);
     if (value !== INIT_WAIT || isTaken) return;
     isTaken = true;
-    await RingGuest.connect(guestXen, FRAME_BYTES, 1, { handle, pages: PAGES_PER_VIF });
+    await RingGuest.connect(guestXen, [FRAME_BYTES], 1, { handle, pages: PAGES_PER_VIF });
   };
   await store.watch(state, () => void look());
 }

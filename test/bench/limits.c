@@ -4,7 +4,7 @@
  * behind a tag and its length, to another C program that walks them.
  *
  *   limits ring FRAME_BYTES SECONDS      nanoseconds a frame, median over full rings
- *   limits serve FRAME_BYTES             prints a port; sends to who connects
+ *   limits serve FRAME_BYTES|imix        prints a port; sends to who connects
  *   limits walk PORT SECONDS             frames per second that arrive
  *   limits ping                          prints a port; sends a frame whenever an event tells of one
  *   limits pong PORT COUNT               microseconds from event to arrival: p50, p99, p99.9
@@ -51,8 +51,13 @@ static double spent(void) {
   return t.tv_sec + t.tv_nsec / 1e9;
 }
 
+/* Seven frames of 64 bytes, four of 590 and one of 1514: what `length` 0 stands for. */
+static const uint16_t imix[] = {64, 590, 64, 64, 590, 64, 1514, 64, 590, 64, 590, 64};
+
 static void produce(size_t length) {
-  for (int i = 0; i < SLOTS; i++) ring[i] = (struct request){8 + i, 0, 0, i, length};
+  for (int i = 0; i < SLOTS; i++) {
+    ring[i] = (struct request){8 + i, 0, 0, i, length ? length : imix[i % 12]};
+  }
 }
 
 static inline void copy_inline(uint8_t *to, const uint8_t *from, size_t length) {
@@ -123,7 +128,7 @@ static int serve(size_t length) {
     produce(length);
     for (int i = 0; i < SLOTS; i++) {
       place = consume(i, place);
-      if (place + length + 4 <= staging + STAGING) continue;
+      if (place + (length ? length : 1514) + 4 <= staging + STAGING) continue;
       for (uint8_t *from = staging; from < place;) {
         ssize_t sent = send(connection, from, place - from, MSG_NOSIGNAL);
         if (sent <= 0) return 0;
@@ -264,8 +269,9 @@ int main(int argc, char **argv) {
   if (argc < 2) return 1;
   long first = argc > 2 ? atol(argv[2]) : 64;
   double seconds = argc > 3 ? atof(argv[3]) : 1;
-  pages = malloc(SLOTS * 4096);
-  memset(pages, 1, SLOTS * 4096);
+  /* A frame may be longer than its page, and reach into the next ones. */
+  pages = malloc((SLOTS + 4) * 4096);
+  memset(pages, 1, (SLOTS + 4) * 4096);
   if (!strcmp(argv[1], "ring")) return measure_ring(first, seconds);
   if (!strcmp(argv[1], "serve")) return serve(first);
   if (!strcmp(argv[1], "walk")) return walk(first, seconds);

@@ -63,7 +63,7 @@ interface Result {
 
 function groups(place: Place): Group[] {
   const all = [
-    ...[64, 256, 1514].map((size) => ringToClient(place, size)),
+    ...([64, 256, 1514, 9000, 'imix'] as const).map((size) => ringToClient(place, size)),
     ...[64, 1514].map((size) => clientToRing(place, size)),
     ...[64, 1514].map((size) => ringCost(place, size)),
     ...(['p50', 'p99', 'p999'] as const).map((part) => latency(place, part)),

@@ -2,10 +2,12 @@
  * What plain Node does with a ring and a socket: requests read off a ring, frames copied with
  * `copyWithin` to where they are sent from, each behind its tag and length, and written to a TCP
  * socket; a client that walks them. No device, no checks, no gRPC.
- * Usage: net-path server FRAME_BYTES | net-path client ADDRESS SECONDS; the client prints { "rate" }.
+ * Usage: net-path server FRAME_BYTES|imix | net-path client ADDRESS SECONDS; the client prints { "rate" }.
  */
 import { connect, createServer } from 'node:net';
+import { sizesOf } from './frame-sizes.js';
 
+/** What a ring holds of frames that are no longer than a page. */
 const SLOTS = 256;
 const PAGE = 4096;
 const MESSAGE_BYTES = 64 * 1024;
@@ -15,12 +17,15 @@ const MESSAGES_PER_RING = 17;
 const WARM_UP_MS = 3000;
 const [role, first = '', second = ''] = process.argv.slice(2);
 
-if (role === 'server') serve(Number(first));
+if (role === 'server') serve(sizesOf(first));
 else receive(first, Number(second));
 
-function serve(frameBytes: number): void {
+function serve(sizes: readonly number[]): void {
+  const pagesPerFrame = Math.ceil(Math.max(...sizes) / PAGE);
+  // Frames that are longer than a page take four slots each.
+  const frames = pagesPerFrame === 1 ? SLOTS : SLOTS / 4;
   const messagesAt = (SLOTS + 1) * PAGE;
-  const messageRoom = MESSAGE_BYTES + PAGE;
+  const messageRoom = MESSAGE_BYTES + pagesPerFrame * PAGE;
   const memory = new ArrayBuffer(messagesAt + MESSAGES * messageRoom);
   const bytes = new Uint8Array(memory);
   const ring = new Uint32Array(memory, 0, SLOTS * 3);
@@ -44,12 +49,12 @@ function serve(frameBytes: number): void {
       place = message;
     };
     const consume = () => {
-      for (let slot = 0; slot < SLOTS; slot += 1) {
-        ring[slot * 3] = slot + 1;
+      for (let slot = 0; slot < frames; slot += 1) {
+        ring[slot * 3] = slot * pagesPerFrame + 1;
         ring[slot * 3 + 1] = 0;
-        ring[slot * 3 + 2] = slot | (frameBytes << 16);
+        ring[slot * 3 + 2] = slot | ((sizes[slot % sizes.length] as number) << 16);
       }
-      for (let slot = 0; slot < SLOTS; slot += 1) {
+      for (let slot = 0; slot < frames; slot += 1) {
         const source = (ring[slot * 3] as number) * PAGE;
         const idAndSize = ring[slot * 3 + 2] as number;
         const size = idAndSize >>> 16;

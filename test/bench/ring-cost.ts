@@ -39,7 +39,7 @@ const vif = { backendDomid: 0, domid: guest.domid, handle: 0, mac: '00:16:3e:00:
 await plugVif(xen.store, { ...vif, labels: {}, uid: 'bench' });
 const pause = () => new Promise((resolve) => setTimeout(resolve, 1));
 while (netback.get(guest.domid, 0)?.status.backendState !== 2) await pause();
-const producer = await RingGuest.connect(guestXen, frameBytes);
+const producer = await RingGuest.connect(guestXen, [frameBytes]);
 while (netback.get(guest.domid, 0)?.status.backendState !== 4) await pause();
 await pause();
 

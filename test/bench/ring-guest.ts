@@ -4,18 +4,29 @@
  * forgets. What it costs is a few stores a frame.
  */
 import { RX_SLOT_BYTES } from '../../dist/ring/netif-rx.js';
-import { TX_SLOT_BYTES } from '../../dist/ring/netif-tx.js';
+import { TX_MORE_DATA, TX_SLOT_BYTES } from '../../dist/ring/netif-tx.js';
 import { FrontRing } from '../../dist/ring/shared-ring.js';
-import type { EventChannel, SharedPages, Xen } from '../../dist/xen/xen.js';
+import { type EventChannel, PAGE_SIZE, type SharedPages, type Xen } from '../../dist/xen/xen.js';
+
+/** A frame that is longer than a page has its bytes in so many, equal parts. */
+const LONG_FRAME_SLOTS = 4;
 
 /** A ring of requests that are always the same. */
 class RepeatingRing {
   readonly ring: FrontRing;
   readonly #slotWords: number;
   readonly #requests: Uint32Array;
+  readonly #slotsAtOnce: number;
 
-  constructor(ring: FrontRing, slotBytes: number, requestOf: (id: number) => number[]) {
+  /** Requests go in by `slotsAtOnce`, which divides the ring. */
+  constructor(
+    ring: FrontRing,
+    slotBytes: number,
+    requestOf: (id: number) => number[],
+    slotsAtOnce = 1,
+  ) {
     this.ring = ring;
+    this.#slotsAtOnce = slotsAtOnce;
     this.#slotWords = slotBytes / 4;
     this.#requests = new Uint32Array(ring.size * this.#slotWords);
     for (let id = 0; id < ring.size; id += 1) {
@@ -34,7 +45,8 @@ class RepeatingRing {
   /** Fills the ring up; returns how many requests went in. */
   fill(): number {
     const { ring } = this;
-    const room = ring.freeRequests();
+    const free = ring.freeRequests();
+    const room = free - (free % this.#slotsAtOnce);
     const first = Math.min(room, ring.size - (ring.reqProd & (ring.size - 1)));
     this.write(first);
     if (room > first) this.write(room - first);
@@ -56,6 +68,7 @@ export class RingGuest {
   readonly #tx: RepeatingRing;
   readonly #rx: RepeatingRing;
   readonly #channel: EventChannel;
+  readonly #slotsPerFrame: number;
   sent = 0;
   received = 0;
   /** Called when there may be room on the ring for what is sent. */
@@ -66,7 +79,9 @@ export class RingGuest {
     tx: RepeatingRing,
     rx: RepeatingRing,
     channel: EventChannel,
+    slotsPerFrame: number,
   ) {
+    this.#slotsPerFrame = slotsPerFrame;
     this.#frames = frames;
     this.#tx = tx;
     this.#rx = rx;
@@ -75,13 +90,14 @@ export class RingGuest {
 
   /**
    * Does a frontend's part of the handshake for an interface of `xen`'s domain, 0 unless it says another.
+   * Its frames have the lengths `sizes` by turns; those that are longer than a page lie in four of them.
    * Its frames come from station `station`, and go to station 2, or from there to 1, unless it says
    * another. It has as many pages each way as the ring has slots, unless it says fewer, which it uses
    * again and again then.
    */
   static async connect(
     xen: Xen,
-    frameBytes: number,
+    sizes: readonly number[],
     station = 1,
     { handle = 0, pages = Number.POSITIVE_INFINITY, to = station === 2 ? 1 : 2 } = {},
   ): Promise<RingGuest> {
@@ -90,17 +106,22 @@ export class RingGuest {
     if (txPage === undefined || rxPage === undefined) throw new Error('No pages.');
     const front = new FrontRing(txPage, TX_SLOT_BYTES);
     const frames = xen.grants.share(0, Math.min(front.size, pages), 'read');
-    for (const page of frames.pages) writeFrame(page.bytes, frameBytes, station, to);
-    const tx = new RepeatingRing(front, TX_SLOT_BYTES, (id) => [
-      refOf(frames, id),
-      0,
-      id | (frameBytes << 16),
-    ]);
+    const longest = Math.max(...sizes);
+    const slots = longest > PAGE_SIZE ? LONG_FRAME_SLOTS : 1;
+    for (const page of frames.pages) writeFrame(page.bytes, longest / slots, station, to);
+    const requestOf = (id: number) => {
+      const size = sizes[Math.floor(id / slots) % sizes.length] ?? 0;
+      // The first slot of a frame tells the length of all.
+      const isFirst = id % slots === 0;
+      const flags = (id + 1) % slots === 0 ? 0 : TX_MORE_DATA;
+      return [refOf(frames, id), flags << 16, id | ((isFirst ? size : size / slots) << 16)];
+    };
+    const tx = new RepeatingRing(front, TX_SLOT_BYTES, requestOf, slots);
     const back = new FrontRing(rxPage, RX_SLOT_BYTES);
     const buffers = xen.grants.share(0, Math.min(back.size, pages), 'write');
     const rx = new RepeatingRing(back, RX_SLOT_BYTES, (id) => [id, refOf(buffers, id)]);
     const channel = xen.events.allocate(0, () => guest.#onEvent());
-    const guest = new RingGuest(frames, tx, rx, channel);
+    const guest = new RingGuest(frames, tx, rx, channel, slots);
     guest.#receive();
     const base = `/local/domain/${xen.domid}/device/vif/${handle}`;
     const nodes = {
@@ -120,7 +141,8 @@ export class RingGuest {
   /** Fills the ring and rings the bell. Returns how many frames went in. */
   turn(): number {
     this.#tx.takeResponses();
-    const count = this.#tx.fill();
+    const slots = this.#tx.fill();
+    const count = slots / this.#slotsPerFrame;
     if (count > 0 && this.#tx.ring.pushRequests()) this.#channel.notify();
     this.sent += count;
     return count;

@@ -1,6 +1,6 @@
 /**
  * The product's own path between an emulated ring and a socket, through netback and FrameService.
- * Usage: ring-server FRAME_BYTES [receive|kick]; prints the address and serves until its parent ends
+ * Usage: ring-server FRAME_BYTES|imix [receive|kick]; prints the address and serves until its parent ends
  * it. The guest sends frames to who observes it; with `receive` it only takes what is sent to it, and
  * with `kick` it sends one frame every millisecond, with the time in it. Asked by a
  * line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
@@ -12,6 +12,7 @@ import { plugVif } from '../../dist/device/netback/toolstack.js';
 import { GrpcServer } from '../../dist/service/server.js';
 import { Switches } from '../../dist/switch/switches.js';
 import { Hypervisor } from '../../dist/xen/emulated/index.js';
+import { sizesOf } from './frame-sizes.js';
 import { RingGuest } from './ring-guest.js';
 
 /**
@@ -22,7 +23,7 @@ const WAITING_BYTES_MAX = 3 * 1024 * 1024;
 const KICK_INTERVAL_MS = 1;
 const LOCAL_MEMORY_BYTES = 64 * 1024 * 1024;
 
-const frameBytes = Number(process.argv[2]);
+const sizes = sizesOf(process.argv[2] ?? '64');
 const logger = pino({ level: 'silent' });
 const hypervisor = new Hypervisor();
 const xen = await hypervisor.dom0.open({ localMemoryBytes: LOCAL_MEMORY_BYTES });
@@ -38,7 +39,7 @@ await plugVif(xen.store, { ...vif, labels: {}, uid: 'bench' });
 while (netback.get(guest.domid, 0)?.status.backendState !== 2) {
   await new Promise((resolve) => setTimeout(resolve, 1));
 }
-const ring = await RingGuest.connect(guestXen, frameBytes);
+const ring = await RingGuest.connect(guestXen, sizes);
 
 /** Sends while somebody listens and keeps up; looks again in a millisecond while nobody does. */
 function send(): void {

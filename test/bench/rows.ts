@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { meanSize, sizesOf } from './frame-sizes.js';
 import { against, node, Program, pause } from './programs.js';
 
 /** Something that gives a number, each time that it is asked. */
@@ -52,7 +53,7 @@ function rate(name: string, run: () => Promise<Record<string, number>>): Measure
   return { name, unit: 'Mframes/s', run: async () => ((await run())['rate'] ?? Number.NaN) / 1e6 };
 }
 
-function observe(place: Place, here: string, size: number, name = OURS): Measure {
+function observe(place: Place, here: string, size: number | 'imix', name = OURS): Measure {
   return rate(name, () =>
     against(node(join(here, 'ring-server.js'), `${size}`), (address) =>
       node(join(here, 'ring-client.js'), address, `${place.seconds}`),
@@ -61,9 +62,9 @@ function observe(place: Place, here: string, size: number, name = OURS): Measure
 }
 
 /** From a guest's ring to a client in another process, beside everything else that does the like. */
-export function ringToClient(place: Place, size: number): Group {
+export function ringToClient(place: Place, size: number | 'imix'): Group {
   const { here, limits, seconds } = place;
-  const small = size < 128;
+  const small = size === 64;
   const pair = (file: string) => () =>
     against(node(join(here, file), 'server', `${size}`), (address) =>
       node(join(here, file), 'client', address, `${seconds}`),
@@ -83,7 +84,7 @@ export function ringToClient(place: Place, size: number): Group {
   const isTable = size === 64 || size === 1514;
   const bounds = (atLeast: number) => (isTable ? { atLeast } : {});
   return {
-    name: `ring to client, ${size} B`,
+    name: size === 'imix' ? 'ring to client, IMIX' : `ring to client, ${size} B`,
     measures: withOther(measures, place, (other) => observe(place, other, size, OTHER)),
     ratios: [
       { text: 'of C over TCP', of: [OURS, 'C over TCP'], ...bounds(small ? 0.22 : 0.33) },
@@ -334,32 +335,33 @@ async function uploadRate(place: Place, folder: string, size: number): Promise<n
 }
 
 /** A file of frames, read by tcpdump and written to a pipe, which is sent over TCP. */
-async function tcpdump(place: Place, size: number): Promise<Record<string, number>> {
+async function tcpdump(place: Place, size: number | 'imix'): Promise<Record<string, number>> {
   const file = join(place.scratch, `frames-${size}.pcap`);
-  writeFileSync(file, captureFile(size));
+  writeFileSync(file, captureFile(sizesOf(`${size}`)));
   // The one file again and again, for as long as somebody takes it.
   const command = `while tcpdump -q -r ${file} -w - 2>/dev/null; do :; done | ${place.limits} relay`;
   return await against(new Program('sh', ['-c', command]), (port) => {
-    const recordBytes = `${size + 16}`;
+    const recordBytes = `${meanSize(`${size}`) + 16}`;
     return new Program(place.limits, ['count', port, `${place.seconds}`, recordBytes]);
   });
 }
 
 const CAPTURE_BYTES = 256 * 1024 * 1024;
 
-/** A capture (libpcap's format, nanoseconds) of frames that are all alike. */
-function captureFile(size: number): Buffer {
-  const record = size + 16;
-  const count = Math.floor(CAPTURE_BYTES / record);
-  const bytes = Buffer.alloc(24 + count * record);
+/** A capture (libpcap's format, nanoseconds) of frames that have these lengths by turns. */
+function captureFile(sizes: readonly number[]): Buffer {
+  const turn = sizes.reduce((sum, size) => sum + size + 16, 0);
+  const bytes = Buffer.alloc(24 + Math.floor(CAPTURE_BYTES / turn) * turn);
   bytes.writeUInt32LE(0xa1b23c4d, 0);
   bytes.writeUInt16LE(2, 4);
   bytes.writeUInt16LE(4, 6);
   bytes.writeUInt32LE(65535, 16);
   bytes.writeUInt32LE(1, 20);
-  for (let at = 24; at < bytes.length; at += record) {
+  for (let at = 24, index = 0; at < bytes.length; index += 1) {
+    const size = sizes[index % sizes.length] as number;
     bytes.writeUInt32LE(size, at + 8);
     bytes.writeUInt32LE(size, at + 12);
+    at += size + 16;
   }
   return bytes;
 }

@@ -2,7 +2,7 @@
  * The same messages through generated code: frames off a ring as in net-path.ts, made into a
  * StreamFramesResponse of 64 KiB, encoded by ts-proto, sent by grpc-js, and decoded by ts-proto in
  * the client, which looks at every frame.
- * Usage: ts-proto-path server FRAME_BYTES | ts-proto-path client ADDRESS SECONDS; prints { "rate" }.
+ * Usage: ts-proto-path server FRAME_BYTES|imix | ts-proto-path client ADDRESS SECONDS; prints { "rate" }.
  */
 import {
   Client,
@@ -17,6 +17,7 @@ import {
   type StreamFramesRequest,
   type StreamFramesResponse,
 } from '../../dist/gen/xenvif/v1/frame_service.js';
+import { meanSize, sizesOf } from './frame-sizes.js';
 
 const MESSAGE_BYTES = 64 * 1024;
 const AHEAD_MESSAGES = 16;
@@ -24,12 +25,13 @@ const WARM_UP_MS = 3000;
 const [role, first = '', second = ''] = process.argv.slice(2);
 const method = FrameServiceService.streamFrames;
 
-if (role === 'server') serve(Number(first));
+if (role === 'server') serve(first);
 else receive(first, Number(second));
 
-function serve(frameBytes: number): void {
-  const pages = Buffer.alloc(256 * 4096, 0x5a);
-  const count = Math.floor(MESSAGE_BYTES / frameBytes);
+function serve(frames: string): void {
+  const sizes = sizesOf(frames);
+  const pages = Buffer.alloc(260 * 4096, 0x5a);
+  const count = Math.floor(MESSAGE_BYTES / meanSize(frames));
   const server = new Server();
   const streamFrames = (call: ServerDuplexStream<StreamFramesRequest, StreamFramesResponse>) => {
     let waiting = 0;
@@ -38,7 +40,8 @@ function serve(frameBytes: number): void {
       while (waiting < AHEAD_MESSAGES && !call.destroyed) {
         const frames = Array.from({ length: count }, (_, index) => {
           const start = (index % 256) * 4096;
-          return Buffer.from(pages.subarray(start, start + frameBytes));
+          const size = sizes[index % sizes.length] as number;
+          return Buffer.from(pages.subarray(start, start + size));
         });
         const value = {
           frames,

@@ -77,7 +77,7 @@ export class VifFarm {
     frameBytes: number,
   ): Promise<void> {
     const place = { handle, pages: PAGES_PER_VIF, to: ((station - 1) ^ 1) + 1 };
-    this.guests[station - 1] = await RingGuest.connect(guestXen, frameBytes, station, place);
+    this.guests[station - 1] = await RingGuest.connect(guestXen, [frameBytes], station, place);
     while (this.#state(guestXen.domid, handle) !== CONNECTED) await pause(1);
   }
 

@@ -26,7 +26,7 @@ async function connect(last: number): Promise<RingGuest> {
   await plugVif(xen.store, { ...vif, labels: {}, uid: mac });
   const found = () => netback.get(domain.domid, 0);
   while (found()?.status.backendState !== 2) await pause(1);
-  const guest = await RingGuest.connect(guestXen, frameBytes, last);
+  const guest = await RingGuest.connect(guestXen, [frameBytes], last);
   while (found()?.status.backendState !== 4) await pause(1);
   const network = found();
   if (network !== undefined) device.plug(`guest-${last}`, network);
