@@ -93,7 +93,7 @@ describe('xenvifd in a driver domain', () => {
       const backend = await backendOf(left);
       expect(await lab.check(`xenstore-read ${backend}/hotplug-status`)).toBe('connected\n');
       expect(await lab.check(`xl network-list ${LEFT.name}`)).toContain(VIFS.left.mac);
-      const ping = `ping -c 3 -i 0.2 -W 20 ${VIFS.right.address}`;
+      const ping = `ping -c 3 -i 0.2 -W 90 ${VIFS.right.address}`;
       expect(await left.check(ping)).toContain('3 packets received');
       await serveIperf(right);
       const { megabitsPerSecond } = await tcp(left, VIFS.right.address, { megabytes: 2 });
