@@ -69,7 +69,7 @@ export class BatchCopy {
   /** Copies frames [first, end) in, which are a stretch for which there is room. */
   #addStretch(source: FrameBatch, first: number, end: number): void {
     const start = source.offset(first);
-    const until = source.offset(end - 1) + source.length(end - 1);
+    const until = source.endOf(end - 1);
     const target = this.#region.offset + this.#used;
     const own = this.#memory.bytes;
     if (source.bytes.buffer === own.buffer) own.copyWithin(target, start, until);

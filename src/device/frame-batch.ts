@@ -146,10 +146,14 @@ export class FrameBatch {
     return this.offset(index) - runHeaderBytes(this.length(index));
   }
 
-  /** Where the last frame ends. */
-  get end(): number {
-    const last = this.count - 1;
-    return this.offset(last) + this.length(last);
+  /** How many bytes a run takes, the frames' tags and lengths among them. */
+  get runBytes(): number {
+    return this.endOf(this.count - 1) - this.runStart(0);
+  }
+
+  /** Where frame `index` ends. */
+  endOf(index: number): number {
+    return this.offset(index) + this.length(index);
   }
 
   offset(index: number): number {

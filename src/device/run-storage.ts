@@ -8,6 +8,7 @@
 import { GrantError } from '../errors.js';
 import type { LocalMemory, LocalRegion } from '../xen/local-memory.js';
 import { PAGE_SIZE } from '../xen/xen.js';
+import type { RunFiller } from './run-filler.js';
 
 /** Frames with their tags and lengths: as much as a message has, of the shortest frames even. */
 const RUN_BYTES = 68 * 1024;
@@ -24,7 +25,7 @@ export class RunStorage {
   /** Where the next run goes. */
   end: number;
   /** Who goes on to fill it; nobody else may. */
-  filler: object | undefined;
+  filler: RunFiller | undefined;
   readonly #onFree: OnFree;
   #holders = 0;
   #isHeadTaken = false;
@@ -91,7 +92,7 @@ export class RunPool {
    * Storage with room for `bytes` of a run of `filler`, which filled `last` before; undefined where
    * memory is short. It is held for the filler until that says `filled`.
    */
-  next(filler: object, last: RunStorage | undefined, bytes: number): RunStorage | undefined {
+  next(filler: RunFiller, last: RunStorage | undefined, bytes: number): RunStorage | undefined {
     const storage =
       last?.filler === filler && last.limit - last.end >= bytes ? last : this.#unheld();
     storage?.hold();
@@ -99,7 +100,7 @@ export class RunPool {
   }
 
   /** What is in `storage` ends at `end`: where somebody holds it, `filler` goes on behind it. */
-  filled(filler: object, storage: RunStorage, end: number): void {
+  filled(filler: RunFiller, storage: RunStorage, end: number): void {
     storage.filler = filler;
     storage.end = end;
     storage.release();

@@ -49,7 +49,6 @@ export class FrameChunk {
   #end: number;
   /** Where the bytes of the last frame start. */
   #lastStart = 0;
-  #anyCut = false;
 
   constructor(memory: LocalMemory, limits: ChunkLimits, longestFrame: number) {
     this.region = memory.allocate(FrameChunk.memoryFor(limits, longestFrame));
@@ -75,7 +74,6 @@ export class FrameChunk {
   clear(): void {
     this.frameBytes = 0;
     this.count = 0;
-    this.#anyCut = false;
     this.#end = this.region.offset + HEADER_BYTES;
   }
 
@@ -102,13 +100,15 @@ export class FrameChunk {
     if (slot === 0) this.#columns.begin(sequence, batch.timeNs);
     const offset = batch.offset(index);
     const original = batch.length(index);
-    if (original !== length && !this.#anyCut) this.#recoverOriginals();
+    const { originals } = this.#columns;
+    const isFirstCut = original !== length && originals.count === 0;
+    if (isFirstCut) this.#recoverOriginals();
     const end = writeRunHeader(this.#bytes, this.#end, length);
     this.#bytes.copyWithin(end, offset, offset + length);
     this.#lastStart = end;
     this.#end = end + length;
     this.#columns.append(batch.timeNs, vifIndex, flags >>> 0, 1);
-    if (this.#anyCut) this.#columns.originals.append(original, 1);
+    if (isFirstCut || originals.count > 0) originals.append(original, 1);
     this.count = slot + 1;
     this.frameBytes += length;
   }
@@ -130,12 +130,12 @@ export class FrameChunk {
     if (slot === 0) this.#columns.begin(sequence, batch.timeNs);
     const next = this.#endOfRun(batch, first, end);
     const start = batch.runStart(first);
-    const until = batch.offset(next - 1) + batch.length(next - 1);
+    const until = batch.endOf(next - 1);
     this.#bytes.copyWithin(this.#end, start, until);
     this.#end += until - start;
     const times = next - first;
     this.#columns.append(batch.timeNs, vifIndex, flags, times);
-    if (this.#anyCut) {
+    if (this.#columns.originals.count > 0) {
       for (let index = first; index < next; index += 1) {
         this.#columns.originals.append(batch.length(index), 1);
       }
@@ -168,7 +168,6 @@ export class FrameChunk {
 
   /** From the first frame that is cut on, all have their length noted, those before it as well. */
   #recoverOriginals(): void {
-    this.#anyCut = true;
     let position = this.region.offset + HEADER_BYTES;
     for (let slot = 0; slot < this.count; slot += 1) {
       const length = runFrameLength(this.#bytes, position);

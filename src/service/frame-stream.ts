@@ -181,8 +181,9 @@ export class FrameStream {
   #holdRun(batch: FrameBatch, vifIndex: number): boolean {
     const open = this.#open;
     const canBegin = this.#canBegin(batch);
-    if (!(canBegin || open instanceof HeldRun) || !batch.settle()) return false;
-    if (open instanceof HeldRun && open.canExtend(batch)) {
+    const canFollow = open instanceof HeldRun && open.hasRoomFor(batch);
+    if (!(canBegin || canFollow) || !batch.settle()) return false;
+    if (canFollow && open.isFollowedBy(batch)) {
       open.append(batch, vifIndex);
     } else {
       if (!canBegin) return false;

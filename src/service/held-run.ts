@@ -55,21 +55,24 @@ export class HeldRun {
     this.append(batch, vifIndex);
   }
 
-  /** Whether `batch`, a run in storage, lies behind what is here, and there is room for all of it. */
-  canExtend(batch: FrameBatch): boolean {
+  /** Whether there is room for all frames of a batch. */
+  hasRoomFor(batch: FrameBatch): boolean {
     const { bytes, frames } = this.#limits;
     return (
-      batch.storage === this.#storage &&
-      batch.storageStart === this.#end &&
       this.frameBytes + batch.totalBytes <= bytes &&
       this.count + batch.count <= frames &&
       this.#columns.takes(batch.timeNs)
     );
   }
 
-  /** Adds a run for which `canExtend`. */
+  /** Whether `batch`, a run in storage, lies behind what is here. */
+  isFollowedBy(batch: FrameBatch): boolean {
+    return batch.storage === this.#storage && batch.storageStart === this.#end;
+  }
+
+  /** Adds a run that follows, and for which there is room. */
   append(batch: FrameBatch, vifIndex: number): void {
-    this.#end += batch.end - batch.runStart(0);
+    this.#end += batch.runBytes;
     this.#columns.append(batch.timeNs, vifIndex, batch.flag(0), batch.count);
     this.count += batch.count;
     this.frameBytes += batch.totalBytes;

@@ -52,7 +52,8 @@ static double spent(void) {
 }
 
 /* Seven frames of 64 bytes, four of 590 and one of 1514: what `length` 0 stands for. */
-static const uint16_t imix[] = {64, 590, 64, 64, 590, 64, 1514, 64, 590, 64, 590, 64};
+enum { IMIX_LONGEST = 1514 };
+static const uint16_t imix[] = {64, 590, 64, 64, 590, 64, IMIX_LONGEST, 64, 590, 64, 590, 64};
 
 static void produce(size_t length) {
   for (int i = 0; i < SLOTS; i++) {
@@ -128,7 +129,7 @@ static int serve(size_t length) {
     produce(length);
     for (int i = 0; i < SLOTS; i++) {
       place = consume(i, place);
-      if (place + (length ? length : 1514) + 4 <= staging + STAGING) continue;
+      if (place + (length ? length : IMIX_LONGEST) + 4 <= staging + STAGING) continue;
       for (uint8_t *from = staging; from < place;) {
         ssize_t sent = send(connection, from, place - from, MSG_NOSIGNAL);
         if (sent <= 0) return 0;

@@ -26,16 +26,10 @@ import { GNTST_OKAY } from '../../xen/copy-batch.js';
 import type { Page } from '../../xen/page.js';
 import type { Grants } from '../../xen/xen.js';
 import { frameTimeNs } from '../clock.js';
-import {
-  CHECKSUM_BLANK,
-  type FrameBatch,
-  GSO_MASK,
-  gsoSizeOf,
-  gsoTypeOf,
-  type RunSettler,
-} from '../frame-batch.js';
+import { CHECKSUM_BLANK, GSO_MASK, gsoSizeOf, gsoTypeOf } from '../frame-batch.js';
 import type { QueueMetrics } from '../metrics.js';
 import type { BatchListener } from '../network.js';
+import { RunFiller } from '../run-filler.js';
 import type { RunStorage } from '../run-storage.js';
 import { finishTxAnswers } from './answer-recovery.js';
 import { EXTRA_SLOT, NO_FRAME, TxParser, type TxParserOptions } from './tx-parser.js';
@@ -56,7 +50,7 @@ const STORED_FRAME_BYTES_MIN = 512;
 /** ... and it has room for so many. */
 const STORED_BYTES_MIN = 8 * 1024;
 
-export class TxQueue implements RunSettler {
+export class TxQueue {
   readonly ring: BackRing;
   readonly #grants: Grants;
   readonly #options: TxOptions;
@@ -65,9 +59,7 @@ export class TxQueue implements RunSettler {
   readonly #parser: TxParser;
   readonly #log: AnswerLog;
   readonly #layout = new PacketLayout();
-  /** Where the last run went that was in storage, and whether it goes there now. */
-  #storage: RunStorage | undefined;
-  #isFilling = false;
+  readonly #filler: RunFiller;
 
   constructor(
     page: Page,
@@ -82,6 +74,7 @@ export class TxQueue implements RunSettler {
     else this.#log.reset(this.ring.rspProd);
     this.#grants = grants;
     this.#scratch = scratch;
+    this.#filler = new RunFiller(scratch.runs);
     this.#metrics = metrics;
     this.#options = options;
     this.#parser = new TxParser(scratch, options);
@@ -132,11 +125,12 @@ export class TxQueue implements RunSettler {
     if (isDown() || bucket() !== undefined) return 0;
     const size = (this.#scratch.requests[first * 3 + 2] as number) >>> 16;
     // Short frames go where others have just been: each would touch memory that is cold for itself.
-    const storage = size < STORED_FRAME_BYTES_MIN ? undefined : this.#storageFor(STORED_BYTES_MIN);
+    const storage =
+      size < STORED_FRAME_BYTES_MIN ? undefined : this.#filler.begin(STORED_BYTES_MIN);
     try {
       return this.#consumeInto(storage, first, pending, notify);
     } finally {
-      this.#endStorage();
+      this.#filler.end(this.#scratch.batch);
     }
   }
 
@@ -164,7 +158,7 @@ export class TxQueue implements RunSettler {
     }
     this.#metrics.tx.count(count, batch.totalBytes);
     batch.timeNs = frameTimeNs();
-    batch.settler = this;
+    batch.settler = this.#filler;
     deliver(batch);
     const { ring } = this;
     const oldRspProd = ring.rspProd;
@@ -178,35 +172,6 @@ export class TxQueue implements RunSettler {
     ring.reqCons = (ring.reqCons + count) >>> 0;
     if (ring.pushResponses(oldRspProd)) notify();
     return count;
-  }
-
-  /** Copies a run into storage, behind the one before. */
-  settle(batch: FrameBatch): void {
-    const start = batch.runStart(0);
-    const length = batch.end - start;
-    const storage = this.#storageFor(length);
-    if (storage === undefined) return;
-    batch.bytes.copyWithin(storage.end, start, start + length);
-    batch.storage = storage;
-    batch.storageStart = storage.end;
-  }
-
-  /** Storage for a run of this batch. */
-  #storageFor(bytes: number): RunStorage | undefined {
-    this.#storage = this.#scratch.runs.next(this, this.#storage, bytes);
-    this.#isFilling = this.#storage !== undefined;
-    return this.#storage;
-  }
-
-  /** The batch has been handed on: says how far its storage is filled. */
-  #endStorage(): void {
-    const storage = this.#storage;
-    if (storage === undefined || !this.#isFilling) return;
-    this.#isFilling = false;
-    const { batch, runs } = this.#scratch;
-    const isIn = batch.storage === storage;
-    const end = isIn ? batch.storageStart + batch.end - batch.runStart(0) : storage.end;
-    runs.filled(this, storage, end);
   }
 
   /** Copies a plain batch; where the call fails, every copy has a status that is not OKAY. */

@@ -39,8 +39,7 @@ export function openStream(snaplen = 65535) {
       creditBytes: undefined,
       framesMax: 0,
       write: (message, done) => {
-        const bytes = inOnePiece(message);
-        const { message: oneof } = StreamFramesResponse.decode(Buffer.from(bytes));
+        const { message: oneof } = StreamFramesResponse.decode(inOnePiece(message));
         if (oneof?.$case !== 'frames') throw new Error(`Not frames but ${oneof?.$case}.`);
         const batch = oneof.value;
         for (const [index, frame] of batch.frames.entries()) {

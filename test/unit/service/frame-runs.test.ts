@@ -1,10 +1,11 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { FrameBatch, writeRunHeader } from '../../../src/device/frame-batch.js';
 import { OverflowPolicy } from '../../../src/gen/xenvif/v1/frame_service.js';
 import { inOnePiece } from '../../../src/service/frame-message.js';
 import { FrameStream } from '../../../src/service/frame-stream.js';
 import { LocalMemory } from '../../../src/xen/local-memory.js';
 import { seededRandom } from '../../support/random.js';
+import { stopTime } from './still-time.js';
 
 interface Shape {
   readonly direction: number;
@@ -50,8 +51,7 @@ function messagesOf(seed: number, asRuns: boolean): string[] {
     creditBytes: creditBytes === 0 ? undefined : 0,
     framesMax,
     write: (message, done) => {
-      const whole = inOnePiece(message);
-      written.push(Buffer.from(whole).toString('hex'));
+      written.push(inOnePiece(message).toString('hex'));
       done();
     },
     end: () => written.push('end'),
@@ -80,13 +80,7 @@ function messagesOf(seed: number, asRuns: boolean): string[] {
 }
 
 describe('frames that lie one behind the other as they are sent', () => {
-  // What is one message depends on the time between frames: here none goes by.
-  beforeEach(() => {
-    vi.useFakeTimers({ toFake: ['performance', 'setImmediate', 'clearImmediate'] });
-  });
-  afterEach(() => {
-    vi.useRealTimers();
-  });
+  stopTime();
 
   test('are sent as those are that come one by one, 200 seeds', () => {
     for (let seed = 1; seed <= 200; seed += 1) {

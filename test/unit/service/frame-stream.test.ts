@@ -48,8 +48,7 @@ function setUp(options: {
     let taken = 0;
     while (unread.length > 0 && taken < most) {
       const { message, done } = unread.shift() as (typeof unread)[number];
-      const bytes = inOnePiece(message);
-      const { message: oneof } = StreamFramesResponse.decode(Buffer.from(bytes));
+      const { message: oneof } = StreamFramesResponse.decode(inOnePiece(message));
       if (oneof?.$case === 'frames') {
         expect(oneof.value.firstSequence).toBe(BigInt(next));
         for (const frame of oneof.value.frames) {

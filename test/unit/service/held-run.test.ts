@@ -1,11 +1,13 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { FrameBatch, writeRunHeader } from '../../../src/device/frame-batch.js';
-import { RunPool, type RunStorage } from '../../../src/device/run-storage.js';
+import { RunFiller } from '../../../src/device/run-filler.js';
+import { RunPool } from '../../../src/device/run-storage.js';
 import { OverflowPolicy, StreamFramesResponse } from '../../../src/gen/xenvif/v1/frame_service.js';
 import { type FrameMessage, inOnePiece, SplitMessage } from '../../../src/service/frame-message.js';
 import { FrameStream } from '../../../src/service/frame-stream.js';
 import { LocalMemory } from '../../../src/xen/local-memory.js';
 import { seededRandom } from '../../support/random.js';
+import { stopTime } from './still-time.js';
 
 const MEMORY_BYTES = 32 * 1024 * 1024;
 
@@ -75,12 +77,7 @@ class Client {
 }
 
 describe('frames that are sent from where the ring put them', () => {
-  beforeEach(() => {
-    vi.useFakeTimers({ toFake: ['performance', 'setImmediate', 'clearImmediate'] });
-  });
-  afterEach(() => {
-    vi.useRealTimers();
-  });
+  stopTime();
 
   test('are shared by all who get them, whenever they read, 100 seeds', () => {
     let runs = 0;
@@ -103,13 +100,12 @@ describe('frames that are sent from where the ring put them', () => {
           ),
       );
       const sent: string[] = [];
-      const queues = [{}, {}];
-      const last: (RunStorage | undefined)[] = [undefined, undefined];
+      const queues = [new RunFiller(pool), new RunFiller(pool)] as const;
       let joined = 0;
       for (let round = 0; round < 40; round += 1) {
         // Two queues take turns, mostly the first.
-        const queue = random.below(4) === 0 ? 1 : 0;
-        const storage = pool.next(queues[queue] as object, last[queue], 8 * 1024);
+        const queue = queues[random.below(4) === 0 ? 1 : 0];
+        const storage = queue.begin(8 * 1024);
         if (storage === undefined) throw new Error('There is memory for all that are held.');
         if (storage.end > storage.start) joined += 1;
         batch.clear();
@@ -131,8 +127,7 @@ describe('frames that are sent from where the ring put them', () => {
         batch.storage = storage;
         batch.storageStart = storage.end;
         for (const [index, client] of clients.entries()) client.stream.push(batch, index * 100);
-        pool.filled(queues[queue] as object, storage, batch.end);
-        last[queue] = storage;
+        queue.end(batch);
         clients[2]?.stream.addCredit(random.below(64 * 1024));
         for (const client of clients) if (random.below(3) === 0) client.read();
       }
@@ -167,9 +162,9 @@ describe('frames that are sent from where the ring put them', () => {
     const pool = new RunPool(memory);
     const batch = new FrameBatch(memory.bytes, 256);
     const client = new Client(memory, 1024 * 1024, 64 * 1024);
-    let last: RunStorage | undefined;
+    const filler = new RunFiller(pool);
     for (let round = 0; round < 5; round += 1) {
-      const storage = pool.next(pool, last, 32 * 1024);
+      const storage = filler.begin(32 * 1024);
       let next = storage?.end ?? 0;
       batch.clear();
       for (let count = 0; count < 20; count += 1) {
@@ -181,8 +176,7 @@ describe('frames that are sent from where the ring put them', () => {
       batch.storage = storage;
       batch.storageStart = storage?.end ?? 0;
       client.stream.push(batch, 0);
-      if (storage !== undefined) pool.filled(pool, storage, batch.end);
-      last = storage;
+      filler.end(batch);
     }
     client.stream.close();
     // What HTTP/2 still reads from is not free yet.
