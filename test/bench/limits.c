@@ -204,11 +204,10 @@ static int count(int port, double seconds, double frame_bytes) {
 
 static int kick;
 
-/* A guest on another processor: every millisecond one frame with the time in it, and an event. */
-static void *kicker(void *unused) {
-  (void)unused;
+/* A guest on another processor: every so often one frame with the time in it, and an event. */
+static void *kicker(void *interval) {
   for (uint64_t one = 1;;) {
-    usleep(1000);
+    usleep(*(long *)interval);
     double time = now();
     memcpy(pages + 14, &time, sizeof time);
     ring[0] = (struct request){8, 0, 0, 0, 64};
@@ -216,11 +215,11 @@ static void *kicker(void *unused) {
   }
 }
 
-static int ping(void) {
+static int ping(long interval) {
   int connection = listen_any();
   pthread_t thread;
   kick = eventfd(0, 0);
-  pthread_create(&thread, NULL, kicker, NULL);
+  pthread_create(&thread, NULL, kicker, &interval);
   for (;;) {
     struct pollfd wait = {.fd = kick, .events = POLLIN};
     uint64_t events;
@@ -276,7 +275,7 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[1], "ring")) return measure_ring(first, seconds);
   if (!strcmp(argv[1], "serve")) return serve(first);
   if (!strcmp(argv[1], "walk")) return walk(first, seconds);
-  if (!strcmp(argv[1], "ping")) return ping();
+  if (!strcmp(argv[1], "ping")) return ping(first);
   if (!strcmp(argv[1], "pong")) return pong(first, argc > 3 ? atoi(argv[3]) : 1000);
   if (!strcmp(argv[1], "relay")) return relay();
   if (!strcmp(argv[1], "count")) return count(first, seconds, argc > 4 ? atof(argv[4]) : 64);

@@ -66,7 +66,9 @@ function groups(place: Place): Group[] {
     ...([64, 256, 1514, 9000, 'imix'] as const).map((size) => ringToClient(place, size)),
     ...[64, 1514].map((size) => clientToRing(place, size)),
     ...[64, 1514].map((size) => ringCost(place, size)),
-    ...(['p50', 'p99', 'p999'] as const).map((part) => latency(place, part)),
+    ...[1000, 10_000].flatMap((perSecond) =>
+      (['p50', 'p99', 'p999'] as const).map((part) => latency(place, perSecond, part)),
+    ),
     neverReads(place),
     ...[1, 10, 100].map((count) => subscribers(place, count)),
     ...[64, 1514].map((size) => vifToVif(place, size)),

@@ -69,9 +69,9 @@ async function latency(): Promise<void> {
   const delays: number[] = [];
   let from = 0;
   for await (const batch of client.observeBatches('vifs/1.0', { direction: 'from-guest' })) {
-    delays.push(delayUs(batch));
+    addDelaysUs(batch, delays);
     batch.release();
-    if (delays.length === WARM_UP_EVENTS) from = performance.now();
+    if (from === 0 && delays.length >= WARM_UP_EVENTS) from = performance.now();
     if (from > 0 && performance.now() - from > durationMs) break;
   }
   const warm = delays.slice(WARM_UP_EVENTS).sort((a, b) => a - b);
@@ -80,8 +80,10 @@ async function latency(): Promise<void> {
   client.close();
 }
 
-/** How long ago the guest sent the first frame of the batch. */
-function delayUs(batch: FrameBatchView): number {
+/** How long ago the guest sent each frame of the batch. */
+function addDelaysUs(batch: FrameBatchView, delays: number[]): void {
   const now = Number(process.hrtime.bigint());
-  return (now - batch.bytes.readDoubleLE(batch.offset(0) + 14)) / 1000;
+  for (let index = 0; index < batch.count; index += 1) {
+    delays.push((now - batch.bytes.readDoubleLE(batch.offset(index) + 14)) / 1000);
+  }
 }

@@ -148,14 +148,14 @@ export class RingGuest {
     return count;
   }
 
-  /** Sends one frame with the time of CLOCK_MONOTONIC in it, nanoseconds as a double behind its type. */
-  kick(): void {
+  /** Sends one frame with a time in it, of CLOCK_MONOTONIC: nanoseconds, as a double behind its type. */
+  kick(sentNs = Number(process.hrtime.bigint())): void {
     const { ring } = this.#tx;
     this.#tx.takeResponses();
     const page = this.#frames.pages[ring.reqProd & (ring.size - 1)];
     if (page === undefined) return;
     const { buffer, byteOffset } = page.bytes;
-    new DataView(buffer, byteOffset).setFloat64(14, Number(process.hrtime.bigint()), true);
+    new DataView(buffer, byteOffset).setFloat64(14, sentNs, true);
     this.#tx.write(1);
     if (ring.pushRequests()) this.#channel.notify();
   }

@@ -1,9 +1,9 @@
 /**
  * The product's own path between an emulated ring and a socket, through netback and FrameService.
- * Usage: ring-server FRAME_BYTES|imix [receive|kick]; prints the address and serves until its parent ends
- * it. The guest sends frames to who observes it; with `receive` it only takes what is sent to it, and
- * with `kick` it sends one frame every millisecond, with the time in it. Asked by a
- * line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
+ * Usage: ring-server FRAME_BYTES|imix [receive|kick MICROSECONDS]; prints the address and serves until
+ * its parent ends it. The guest sends frames to who observes it; with `receive` it only takes what is
+ * sent to it, and with `kick` another thread has it send one frame, with the time in it, every so many
+ * microseconds. Asked by a line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
  */
 import { pino } from 'pino';
 import { loadConfig } from '../../dist/config.js';
@@ -13,6 +13,7 @@ import { GrpcServer } from '../../dist/service/server.js';
 import { Switches } from '../../dist/switch/switches.js';
 import { Hypervisor } from '../../dist/xen/emulated/index.js';
 import { sizesOf } from './frame-sizes.js';
+import { startKicks } from './kicker.js';
 import { RingGuest } from './ring-guest.js';
 
 /**
@@ -20,12 +21,20 @@ import { RingGuest } from './ring-guest.js';
  * to last while the server sleeps, for a millisecond and what a busy machine adds.
  */
 const WAITING_BYTES_MAX = 3 * 1024 * 1024;
-const KICK_INTERVAL_MS = 1;
 const LOCAL_MEMORY_BYTES = 64 * 1024 * 1024;
 
-const sizes = sizesOf(process.argv[2] ?? '64');
+const [sizesText = '64', mode = 'send', intervalText = '1000'] = process.argv.slice(2);
+const sizes = sizesOf(sizesText);
 const logger = pino({ level: 'silent' });
-const hypervisor = new Hypervisor();
+/** Events of a kick that wait to be delivered: they come with the descriptor, as Xen's do. */
+let kicked: (() => void) | undefined;
+let isKicking = false;
+const hypervisor = new Hypervisor({
+  schedule: (deliver) => {
+    if (isKicking) kicked = deliver;
+    else setImmediate(deliver);
+  },
+});
 const xen = await hypervisor.dom0.open({ localMemoryBytes: LOCAL_MEMORY_BYTES });
 const netback = new Netback(xen, logger);
 const switches = new Switches({ xen, netback, logger, policyOf: () => ({}) });
@@ -55,12 +64,19 @@ function send(): void {
     }, 1);
   }
 }
-const mode = process.argv[3] ?? 'send';
 if (mode === 'send') {
   ring.onRoom = send;
   send();
 }
-if (mode === 'kick') setInterval(() => ring.kick(), KICK_INTERVAL_MS);
+if (mode === 'kick') {
+  startKicks(Number(intervalText), (sentNs) => {
+    isKicking = true;
+    ring.kick(sentNs);
+    isKicking = false;
+    kicked?.();
+    kicked = undefined;
+  });
+}
 
 process.stdin.on('data', () => {
   const { system, user } = process.cpuUsage();

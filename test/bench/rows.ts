@@ -152,9 +152,10 @@ export function ringCost(place: Place, size: number): Group {
   };
 }
 
-/** From an event of the guest's until the frame is in the client's hands. */
-export function latency(place: Place, part: 'p50' | 'p99' | 'p999'): Group {
+/** From an event of the guest's until the frame is in the client's hands, with so many a second. */
+export function latency(place: Place, perSecond: number, part: 'p50' | 'p99' | 'p999'): Group {
   const { here, limits, seconds } = place;
+  const interval = `${1e6 / perSecond}`;
   const measure = (name: string, run: () => Promise<Record<string, number>>): Measure => ({
     name,
     unit: 'µs',
@@ -162,20 +163,21 @@ export function latency(place: Place, part: 'p50' | 'p99' | 'p999'): Group {
   });
   const ours = (folder: string, name: string) =>
     measure(name, () =>
-      against(node(join(folder, 'ring-server.js'), '64', 'kick'), (address) =>
+      against(node(join(folder, 'ring-server.js'), '64', 'kick', interval), (address) =>
         node(join(folder, 'ring-client.js'), address, `${seconds}`, 'latency'),
       ),
     );
   const bound = { p50: { atMost: 2.3 }, p99: { atMost: 2.2 }, p999: {} }[part];
   return {
-    name: `event to client, ${part}`,
+    name: `event to client, ${perSecond}/s, ${part}`,
     measures: withOther(
       [
         ours(here, OURS),
         measure('C over TCP', () =>
           against(
-            new Program(limits, ['ping']),
-            (port) => new Program(limits, ['pong', port, `${Math.round(seconds * 800)}`]),
+            new Program(limits, ['ping', interval]),
+            (port) =>
+              new Program(limits, ['pong', port, `${Math.round(seconds * perSecond * 0.8)}`]),
           ),
         ),
       ],
