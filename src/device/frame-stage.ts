@@ -34,17 +34,20 @@ export class FrameStage {
 
   /**
    * Becomes a run (see `FrameBatch.isRun`) of the frames in `source[start .. end)`, each behind its
-   * tag and length, as many as there is room for, and at most `framesMax`. They have been walked before, and are well formed.
-   * Returns where the first that is not in begins.
+   * tag and length, as many as there is room for, and at most `framesMax`. They have been walked before,
+   * and are well formed. Those that lie in local memory already stay where they are. Returns where the
+   * first that is not in begins.
    */
   fillFromRun(source: Uint8Array, start: number, end: number, framesMax: number): number {
     this.clear();
     const { batch } = this;
     const { bytes, lengths, offsets } = batch;
+    const isLocal = source.buffer === bytes.buffer;
     const target = this.#region.offset;
-    const shift = target - start;
+    const shift = isLocal ? source.byteOffset - bytes.byteOffset : target - start;
     let position = start;
     let count = 0;
+    let totalBytes = 0;
     const last = Math.min(STAGE_FRAMES, framesMax);
     while (position < end && count < last) {
       let length = source[position + 1] as number;
@@ -58,18 +61,21 @@ export class FrameStage {
         }
       }
       const next = position + header + length;
-      if (next - start > STAGE_BYTES) break;
+      if (!isLocal && next - start > STAGE_BYTES) break;
       offsets[count] = position + header + shift;
       lengths[count] = length;
-      batch.totalBytes += length;
+      totalBytes += length;
       position = next;
       count += 1;
     }
-    bytes.set(source.subarray(start, position), target);
+    if (!isLocal) {
+      bytes.set(source.subarray(start, position), target);
+      this.#used = position - start;
+    }
     batch.flags.fill(0, 0, count);
     batch.count = count;
+    batch.totalBytes = totalBytes;
     batch.isRun = true;
-    this.#used = position - start;
     return position;
   }
 

@@ -12,6 +12,8 @@ import { type ByteSource, isByteSource } from '@xenvif/client/message-receiver';
 export interface CallStream extends ByteSource {
   readonly destroyed: boolean;
   readonly writableEnded: boolean;
+  /** Nothing is received any more, and nothing sent. */
+  once(event: 'close', listener: () => void): unknown;
   write(bytes: Uint8Array, done?: () => void): boolean;
   /** Keeps what is written until `uncork`, so that it goes out together. */
   cork(): void;
@@ -40,6 +42,7 @@ function isCallStream(stream: unknown): stream is CallStream {
   return (
     isByteSource(stream) &&
     'respond' in stream &&
+    'once' in stream &&
     'write' in stream &&
     typeof stream.write === 'function' &&
     'cork' in stream &&

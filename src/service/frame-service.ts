@@ -21,6 +21,7 @@ import { inOnePiece } from './frame-message.js';
 import { checkOpen, checkVifNames } from './frame-options.js';
 import { type ClientMessage, decodeClientMessage, SentFrames } from './frame-request.js';
 import { type FrameCall, FrameSession } from './frame-session.js';
+import { MessagePool } from './message-memory.js';
 import { type MessageSource, readMessages } from './message-reader.js';
 import { PlainFrames } from './plain-frames.js';
 import { parseSwitchName } from './validate.js';
@@ -42,6 +43,7 @@ export class FrameService {
   readonly #limits: Config['limits'];
   readonly #stage: FrameStage;
   readonly #plain: PlainFrames;
+  readonly #messages: MessagePool;
   readonly #clients: ClientPorts;
   readonly #sessions = new Set<FrameSession>();
   /** Who is attached to a vif: one client at a time. */
@@ -60,6 +62,7 @@ export class FrameService {
     this.#limits = limits;
     this.#stage = new FrameStage(xen.memory);
     this.#plain = new PlainFrames(xen.memory);
+    this.#messages = new MessagePool(xen.memory);
     this.#clients = new ClientPorts(switches);
   }
 
@@ -94,13 +97,15 @@ export class FrameService {
     this.#clients.stop();
     this.#stage.free();
     this.#plain.free();
+    this.#messages.free();
   }
 
   #accept(call: FrameCall): void {
     let session: FrameSession | undefined;
     const leave = () => {
+      session?.close();
+      source.release();
       if (session === undefined) return;
-      session.close();
       this.#sessions.delete(session);
       for (const device of session.devices) {
         if (this.#attached.get(device) === session) this.#attached.delete(device);
@@ -121,12 +126,14 @@ export class FrameService {
       session.halfClosed();
     };
     const source = readMessages(call, {
+      pool: this.#messages,
       decode: decodeClientMessage,
       take: (request) =>
         guard(() => {
           if (session === undefined) session = this.#open(call, source, request, leave);
           else session.take(request);
         }),
+      isKept: (request) => request instanceof SentFrames,
       // The call of a client that dies ends as well, and is cancelled within the turn: no farewell.
       end: () => setImmediate(() => guard(halfClosed)),
       fail: (error) => {

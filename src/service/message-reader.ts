@@ -4,9 +4,10 @@
  * pause; what the client may send ahead then waits here.
  */
 import type { ServerDuplexStream } from '@grpc/grpc-js';
-import { type ByteSource, MessageReceiver } from '@xenvif/client/message-receiver';
+import { MessageReceiver } from '@xenvif/client/message-receiver';
 import { InvalidArgumentError, ResourceExhaustedError } from '../errors.js';
-import { sendsPlain, streamBelow } from './call-stream.js';
+import { type CallStream, sendsPlain, streamBelow } from './call-stream.js';
+import { BorrowedMemory, type MessagePool } from './message-memory.js';
 
 /** The longest message that a client may send; grpc-js is told the same. */
 export const MESSAGE_BYTES_MAX = 1024 * 1024;
@@ -18,11 +19,17 @@ export interface MessageSource {
   resume(): void;
   /** Takes the memory of a message back, which nobody looks at any more. */
   recycle(message: Buffer): void;
+  /** Nobody takes messages any more, nor looks at one that was taken. */
+  release(): void;
 }
 
 export interface MessageReaderOptions<Request> {
+  /** Memory for the messages, as far as it goes. */
+  readonly pool: MessagePool;
   readonly decode: (bytes: Buffer) => Request;
   readonly take: (request: Request) => void;
+  /** Whether a request still points into its message once it was taken, until `recycle`. */
+  readonly isKept: (request: Request) => boolean;
   /** The client has sent its last message, and it has been taken. */
   readonly end: () => void;
   /** What comes cannot be read, and nothing more will be. */
@@ -30,7 +37,7 @@ export interface MessageReaderOptions<Request> {
 }
 
 /** Bytes that wait for who has paused, before the client may send no more. */
-const WAITING_BYTES_MAX = 256 * 1024;
+const WAITING_BYTES_MAX = 1024 * 1024;
 
 /**
  * Has the messages of `call` taken as they come, past grpc-js where there is a way. To be called when
@@ -54,6 +61,7 @@ export function readMessages<Request, Response>(
     pause: () => call.pause(),
     resume: () => call.resume(),
     recycle: () => {},
+    release: () => {},
   };
 }
 
@@ -64,10 +72,20 @@ class MessageReader<Request> implements MessageSource {
   #waitingBytes = 0;
   #isPaused = false;
   #hasEnded = false;
+  readonly #memory: BorrowedMemory;
+  /** HTTP/2 writes no more, and nobody looks: then the memory is given back. */
+  #isClosed = false;
+  #isReleased = false;
 
-  constructor(source: ByteSource, options: MessageReaderOptions<Request>) {
+  constructor(stream: CallStream, options: MessageReaderOptions<Request>) {
     this.#options = options;
-    this.#receiver = new MessageReceiver(source, {
+    this.#memory = new BorrowedMemory(options.pool);
+    stream.once('close', () => {
+      this.#isClosed = true;
+      if (this.#isReleased) this.#memory.giveAllBack();
+    });
+    this.#receiver = new MessageReceiver(stream, {
+      memory: this.#memory,
       messageBytesMax: MESSAGE_BYTES_MAX,
       receive: (message) => this.#receive(message),
       fail: options.fail,
@@ -113,7 +131,18 @@ class MessageReader<Request> implements MessageSource {
     this.#receiver.recycle(message);
   }
 
+  release(): void {
+    this.#isReleased = true;
+    this.#waiting.length = 0;
+    this.#waitingBytes = 0;
+    if (this.#isClosed) this.#memory.giveAllBack();
+  }
+
   #receive(message: Buffer): void {
+    if (this.#isReleased) {
+      this.recycle(message);
+      return;
+    }
     if (!this.#isPaused) {
       this.#take(message);
       return;
@@ -133,5 +162,6 @@ class MessageReader<Request> implements MessageSource {
       return;
     }
     this.#options.take(request);
+    if (!this.#options.isKept(request)) this.recycle(message);
   }
 }

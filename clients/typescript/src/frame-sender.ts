@@ -14,6 +14,12 @@ interface PendingMessage {
   readonly results: Deferred<readonly InjectionOutcome[]>;
 }
 
+/**
+ * Bytes that are handed over before the event loop has its turn. HTTP/2 sends nothing before that: a
+ * writer that never lets go fills all that may wait, and the daemon has nothing to do meanwhile.
+ */
+const ROUND_BYTES = 128 * 1024;
+
 export interface FrameSenderOptions {
   /** Hands a message to the call. `onAccepted` runs when the transport has taken it. */
   readonly send: (message: Buffer, onAccepted: () => void) => void;
@@ -36,6 +42,8 @@ export class FrameSender {
   #nextSequence = 1;
   #failure: XenvifClientError | undefined;
   #suspended = false;
+  /** Bytes that were handed over in this round of the event loop, or since `drained` waited for one. */
+  #roundBytes = 0;
   /** Counts connections: what an earlier one says of a message means nothing any more. */
   #connections = 0;
 
@@ -89,6 +97,12 @@ export class FrameSender {
       if (oldest === undefined) return;
       await oldest.accepted.promise;
     }
+    if (this.#roundBytes >= ROUND_BYTES) await this.#nextRound();
+  }
+
+  async #nextRound(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve));
+    this.#roundBytes = 0;
   }
 
   /** The message that takes a frame of `length` bytes. */
@@ -161,6 +175,7 @@ export class FrameSender {
 
   #send(pending: PendingMessage, batch: EncodedBatch): void {
     const connection = this.#connections;
+    this.#roundBytes += batch.byteCount;
     this.#options.send(batch.message, () => {
       if (connection === this.#connections) this.#accept(pending, batch);
     });

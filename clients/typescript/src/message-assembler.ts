@@ -16,6 +16,14 @@ const ROOM_BYTES_STEP = 32 * 1024;
 /** How many pieces of memory are kept. */
 const SPARE_MAX = 16;
 
+/** Memory of somebody else's, for messages that are to lie there. */
+export interface MessageMemory {
+  /** Memory of at least so many bytes; undefined where there is none. */
+  take(byteCount: number): Buffer | undefined;
+  /** Takes back what begins where `memory` does, or up to a page before; false where it is not its own. */
+  takeBack(memory: Buffer): boolean;
+}
+
 /** Makes the error for a message that is not taken. */
 export type Refuse = (what: string, isTooLong: boolean) => Error;
 
@@ -23,6 +31,7 @@ export class MessageAssembler {
   readonly #messageBytesMax: number;
   readonly #receive: (message: Buffer) => void;
   readonly #refuse: Refuse;
+  readonly #lender: MessageMemory | undefined;
   readonly #spare: Buffer[] = [];
   #memory: Buffer = Buffer.allocUnsafeSlow(ROOM_BYTES_STEP);
   /** Bytes of `#memory` that have arrived, the prefix of the message at its start included. */
@@ -34,10 +43,12 @@ export class MessageAssembler {
     messageBytesMax: number,
     receive: (message: Buffer) => void,
     refuse: Refuse = malformedMessage,
+    lender?: MessageMemory,
   ) {
     this.#messageBytesMax = messageBytesMax;
     this.#receive = receive;
     this.#refuse = refuse;
+    this.#lender = lender;
   }
 
   /** Where the next bytes go: room for one at least, and for none behind the message at hand. */
@@ -69,6 +80,7 @@ export class MessageAssembler {
 
   /** Takes the memory of a message back, which nobody looks at any more. */
   recycle(message: Buffer): void {
+    if (this.#lender?.takeBack(message) === true) return;
     // A shorter one was copied to memory that is shared with others.
     if (message.length < KEPT_BYTES_MIN || this.#spare.length >= SPARE_MAX) return;
     this.#spare.push(Buffer.from(message.buffer, 0, message.buffer.byteLength));
@@ -85,7 +97,11 @@ export class MessageAssembler {
       throw this.#refuse(isTooLong ? `it has ${length} bytes` : 'it is compressed', isTooLong);
     }
     this.#end = MESSAGE_PREFIX_BYTES + length;
-    if (this.#end > this.#memory.length) this.#moveTo(this.#memoryFor(this.#end), 0);
+    if (this.#end > this.#memory.length) {
+      const short = this.#memory;
+      this.#moveTo(this.#memoryFor(this.#end), 0);
+      this.#lender?.takeBack(short);
+    }
     return true;
   }
 
@@ -112,6 +128,8 @@ export class MessageAssembler {
   }
 
   #memoryFor(byteCount: number): Buffer {
+    const lent = this.#lender?.take(byteCount);
+    if (lent !== undefined) return lent;
     const spare = this.#spare.pop();
     if (spare !== undefined && spare.length >= byteCount) return spare;
     return Buffer.allocUnsafeSlow(Math.ceil(byteCount / ROOM_BYTES_STEP) * ROOM_BYTES_STEP);

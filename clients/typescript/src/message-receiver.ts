@@ -3,8 +3,10 @@
  * grpc-js. The SDK reads what the daemon sends by it, and the daemon what clients send.
  */
 import { spinOnBulk } from './bulk-spin.js';
-import { MessageAssembler, type Refuse } from './message-assembler.js';
+import { MessageAssembler, type MessageMemory, type Refuse } from './message-assembler.js';
 import { readInto } from './read-into.js';
+
+export type { MessageMemory } from './message-assembler.js';
 
 /** What is needed of an HTTP/2 stream. */
 export interface ByteSource {
@@ -31,6 +33,8 @@ export interface MessageReceiverOptions {
   readonly fail: (error: unknown) => void;
   /** The error for a message that is compressed or too long; by default the SDK's. */
   readonly refuse?: Refuse;
+  /** Where long messages are to lie; by default in memory of the assembler's own. */
+  readonly memory?: MessageMemory;
 }
 
 export class MessageReceiver {
@@ -45,8 +49,8 @@ export class MessageReceiver {
   constructor(source: ByteSource, options: MessageReceiverOptions) {
     this.#source = source;
     this.#options = options;
-    const { messageBytesMax, receive, refuse } = options;
-    this.#assembler = new MessageAssembler(messageBytesMax, receive, refuse);
+    const { memory, messageBytesMax, receive, refuse } = options;
+    this.#assembler = new MessageAssembler(messageBytesMax, receive, refuse, memory);
     const others = source.listeners('data').filter(isListener);
     source.removeAllListeners('data');
     let isFirst = true;

@@ -212,21 +212,11 @@ export class NetbackDevice extends NetworkBase {
   }
 
   /**
-   * Calls `onRoom` once, when there is room, or at the latest after `waitMs`: a guest that tells of
-   * nothing, or wants nothing, holds nobody up. Returns a function that ends the wait.
+   * Calls `onRoom` once, when there is room. A guest that tells of nothing, or is gone, never brings that
+   * about. Returns a function that ends the wait.
    */
-  awaitRoom(onRoom: () => void, waitMs: number): () => void {
-    const done = () => {
-      stop();
-      onRoom();
-    };
-    const timer = setTimeout(done, waitMs);
-    const forget = this.#connection?.awaitRoom(done);
-    const stop = () => {
-      clearTimeout(timer);
-      forget?.();
-    };
-    return stop;
+  awaitRoom(onRoom: () => void): () => void {
+    return this.#connection?.awaitRoom(onRoom) ?? (() => undefined);
   }
 
   /** As `listenBatch`, but with the frames of both directions, as they pass. */

@@ -11,12 +11,15 @@ import {
 } from '@grpc/grpc-js';
 import { pino } from 'pino';
 import { afterEach, describe, expect, it } from 'vitest';
+
 import { failCall } from '../../../src/service/calls.js';
+import { MessagePool } from '../../../src/service/message-memory.js';
 import {
   MESSAGE_BYTES_MAX,
   type MessageSource,
   readMessages,
 } from '../../../src/service/message-reader.js';
+import { LocalMemory } from '../../../src/xen/local-memory.js';
 
 const PATH = '/test.Messages/Take';
 const asIs = (bytes: Buffer): Buffer => bytes;
@@ -24,7 +27,12 @@ const logger = pino({ level: 'silent' });
 
 /** A server with one call, which answers nothing but its end. */
 class Taker {
+  readonly memory = new LocalMemory(new ArrayBuffer(4 * 1024 * 1024), 0n);
+  readonly pool = new MessagePool(this.memory);
   readonly taken: number[][] = [];
+  /** Messages that are kept rather than given back. */
+  readonly kept: Buffer[] = [];
+  keeps = 0;
   source: MessageSource | undefined;
   onTaken: () => void = () => undefined;
   readonly #server = new Server({ 'grpc.max_receive_message_length': MESSAGE_BYTES_MAX });
@@ -63,12 +71,14 @@ class Taker {
 
   #take(call: ServerDuplexStream<Buffer, Buffer>): void {
     this.source = readMessages(call, {
+      pool: this.pool,
       decode,
       take: (message) => {
         this.taken.push([message.length, message[0] ?? -1, message.at(-1) ?? -1]);
-        this.source?.recycle(message);
+        if (this.kept.length < this.keeps) this.kept.push(message);
         this.onTaken();
       },
+      isKept: (message) => this.kept.includes(message),
       end: () => call.end(),
       fail: (error) => failCall(call, error, logger),
     });
@@ -85,6 +95,13 @@ function message(length: number, index: number): Buffer {
   const bytes = Buffer.alloc(length, 7);
   if (length > 0) bytes[0] = index;
   return bytes;
+}
+
+/** How many regions a pool still has; they are gone then. */
+function borrowAll(pool: MessagePool): number {
+  let regions = 0;
+  while (pool.borrow() !== undefined) regions += 1;
+  return regions;
 }
 
 function ended(call: ClientDuplexStream<Buffer, Buffer>): Promise<status> {
@@ -121,6 +138,28 @@ describe('messages of a client', () => {
     call.end();
     expect(await ended(call)).toBe(status.OK);
     expect(taker.taken).toEqual(EXPECTED);
+  });
+
+  it('lie in local memory as long as there is some, and give it back when both ends are done', async () => {
+    const regions = 16;
+    taker.keeps = 20;
+    const call = await taker.open();
+    for (let index = 0; index < 30; index += 1) call.write(message(65_536, index));
+    await expect.poll(() => taker.taken.length).toBe(30);
+    const local = taker.kept.filter(({ buffer }) => buffer === taker.memory.bytes.buffer);
+    expect(local.length).toBeGreaterThan(regions - 3);
+    expect(local.length).toBeLessThan(taker.keeps);
+    for (const [index, kept] of taker.kept.entries()) {
+      expect(kept.equals(message(65_536, index)), `message ${index}`).toBe(true);
+    }
+    taker.source?.recycle(local[0] as Buffer);
+    expect(borrowAll(taker.pool)).toBe(1);
+    // What was received is somebody's while it is looked at, though the call is over.
+    call.cancel();
+    await ended(call);
+    expect(borrowAll(taker.pool)).toBe(0);
+    taker.source?.release();
+    await expect.poll(() => borrowAll(taker.pool)).toBe(regions - 1);
   });
 
   it('wait while who takes them has paused, and so does the end', async () => {
