@@ -12,10 +12,12 @@
  *   limits relay                         prints a port; sends its input to who connects, as nc does
  *   limits count PORT SECONDS BYTES      frames of so many bytes per second that arrive
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,29 +205,37 @@ static int count(int port, double seconds, double frame_bytes) {
 }
 
 static int kick;
+static int guest_processor;
 
-/* A guest on another processor: every so often one frame with the time in it, and an event. */
+/* A guest on its processor: every so often one frame with the time in it, and an event. */
 static void *kicker(void *interval) {
-  for (uint64_t one = 1;;) {
+  cpu_set_t processors;
+  CPU_ZERO(&processors);
+  CPU_SET(guest_processor, &processors);
+  if (sched_setaffinity(0, sizeof processors, &processors)) exit(1);
+  uint64_t one = 1;
+  for (int i = 0;; i = (i + 1) % SLOTS) {
     usleep(*(long *)interval);
     double time = now();
-    memcpy(pages + 14, &time, sizeof time);
-    ring[0] = (struct request){8, 0, 0, 0, 64};
+    memcpy(pages + i * 4096 + 14, &time, sizeof time);
+    ring[i] = (struct request){8 + i, 0, 0, i, 64};
     if (write(kick, &one, sizeof one) != sizeof one) return NULL;
   }
 }
 
-static int ping(long interval) {
+static int ping(long interval, int processor) {
+  guest_processor = processor;
   int connection = listen_any();
   pthread_t thread;
   kick = eventfd(0, 0);
   pthread_create(&thread, NULL, kicker, &interval);
-  for (;;) {
+  for (int i = 0;;) {
     struct pollfd wait = {.fd = kick, .events = POLLIN};
     uint64_t events;
     poll(&wait, 1, -1);
     if (read(kick, &events, sizeof events) != sizeof events) return 1;
-    uint8_t *end = consume(0, staging);
+    uint8_t *end = staging;
+    for (; events > 0; events--, i = (i + 1) % SLOTS) end = consume(i, end);
     if (send(connection, staging, end - staging, MSG_NOSIGNAL) <= 0) return 0;
   }
 }
@@ -275,7 +285,7 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[1], "ring")) return measure_ring(first, seconds);
   if (!strcmp(argv[1], "serve")) return serve(first);
   if (!strcmp(argv[1], "walk")) return walk(first, seconds);
-  if (!strcmp(argv[1], "ping")) return ping(first);
+  if (!strcmp(argv[1], "ping")) return ping(first, argc > 3 ? atoi(argv[3]) : 0);
   if (!strcmp(argv[1], "pong")) return pong(first, argc > 3 ? atoi(argv[3]) : 1000);
   if (!strcmp(argv[1], "relay")) return relay();
   if (!strcmp(argv[1], "count")) return count(first, seconds, argc > 4 ? atof(argv[4]) : 64);

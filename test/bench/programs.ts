@@ -81,6 +81,15 @@ export function node(file: string, ...args: string[]): Program {
   return new Program(process.execPath, [...NODE_FLAGS, file, ...args]);
 }
 
+/** The same, and nowhere but on one processor. */
+export function nodeOn(processor: number, file: string, ...args: string[]): Program {
+  return programOn(processor, process.execPath, ...NODE_FLAGS, file, ...args);
+}
+
+export function programOn(processor: number, command: string, ...args: string[]): Program {
+  return new Program('taskset', ['-c', `${processor}`, command, ...args]);
+}
+
 /** Starts a server, hands what it prints first to a client, and answers what the client prints. */
 export async function against(
   server: Program,

@@ -1,9 +1,9 @@
 /**
  * The product's own path between an emulated ring and a socket, through netback and FrameService.
- * Usage: ring-server FRAME_BYTES|imix [receive|kick MICROSECONDS]; prints the address and serves until
+ * Usage: ring-server FRAME_BYTES|imix [receive|kick MICROSECONDS PROCESSOR]; prints the address and serves until
  * its parent ends it. The guest sends frames to who observes it; with `receive` it only takes what is
- * sent to it, and with `kick` another thread has it send one frame, with the time in it, every so many
- * microseconds. Asked by a line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
+ * sent to it, and with `kick` a thread on another processor has it send one frame, with the time in it,
+ * every so many microseconds. Asked by a line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
  */
 import { pino } from 'pino';
 import { loadConfig } from '../../dist/config.js';
@@ -23,7 +23,8 @@ import { RingGuest } from './ring-guest.js';
 const WAITING_BYTES_MAX = 3 * 1024 * 1024;
 const LOCAL_MEMORY_BYTES = 64 * 1024 * 1024;
 
-const [sizesText = '64', mode = 'send', intervalText = '1000'] = process.argv.slice(2);
+const [sizesText = '64', mode = 'send', intervalText = '1000', processorText = '0'] =
+  process.argv.slice(2);
 const sizes = sizesOf(sizesText);
 const logger = pino({ level: 'silent' });
 /** Events of a kick that wait to be delivered: they come with the descriptor, as Xen's do. */
@@ -69,7 +70,7 @@ if (mode === 'send') {
   send();
 }
 if (mode === 'kick') {
-  startKicks(Number(intervalText), (sentNs) => {
+  startKicks(Number(intervalText), Number(processorText), (sentNs) => {
     isKicking = true;
     ring.kick(sentNs);
     isKicking = false;
