@@ -24,6 +24,7 @@ import {
 import { connections, controlPlane, manyVifs, standing } from './scale-rows.js';
 import { iperfSelf, stackOverTap } from './stack-rows.js';
 import { vchan } from './vchan-rows.js';
+import { crossings, ringInWorker } from './worker-rows.js';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 const sources = fileURLToPath(new URL('../../test/bench/', import.meta.url));
@@ -81,6 +82,8 @@ function groups(place: Place): Group[] {
     vchan(place),
     iperfSelf(place),
     stackOverTap(place),
+    ...[64, 1514].map((size) => ringInWorker(place, size)),
+    crossings(place),
   ];
   return all.filter(({ name }) => name.includes(values.only ?? ''));
 }

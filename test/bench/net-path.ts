@@ -6,14 +6,14 @@
  */
 import { connect, createServer } from 'node:net';
 import { sizesOf } from './frame-sizes.js';
+import {
+  MESSAGES,
+  MESSAGES_PER_RING,
+  messageAt,
+  PLAIN_RING_BYTES,
+  PlainRing,
+} from './plain-ring.js';
 
-/** What a ring holds of frames that are no longer than a page. */
-const SLOTS = 256;
-const PAGE = 4096;
-const MESSAGE_BYTES = 64 * 1024;
-const MESSAGES = 34;
-/** A ring full of the longest frames goes into no more messages than this. */
-const MESSAGES_PER_RING = 17;
 const WARM_UP_MS = 3000;
 const [role, first = '', second = ''] = process.argv.slice(2);
 
@@ -21,57 +21,20 @@ if (role === 'server') serve(sizesOf(first));
 else receive(first, Number(second));
 
 function serve(sizes: readonly number[]): void {
-  const pagesPerFrame = Math.ceil(Math.max(...sizes) / PAGE);
-  // Frames that are longer than a page take four slots each.
-  const frames = pagesPerFrame === 1 ? SLOTS : SLOTS / 4;
-  const messagesAt = (SLOTS + 1) * PAGE;
-  const messageRoom = MESSAGE_BYTES + pagesPerFrame * PAGE;
-  const memory = new ArrayBuffer(messagesAt + MESSAGES * messageRoom);
-  const bytes = new Uint8Array(memory);
-  const ring = new Uint32Array(memory, 0, SLOTS * 3);
-  bytes.fill(0x5a, PAGE, messagesAt);
-  const free = Array.from({ length: MESSAGES }, (_, index) => messagesAt + index * messageRoom);
-  let message = free.pop() ?? 0;
-  let place = message;
+  const memory = new ArrayBuffer(PLAIN_RING_BYTES);
+  const free = Array.from({ length: MESSAGES }, (_, index) => messageAt(index));
   const server = createServer((socket) => {
     socket.setNoDelay(true);
     socket.on('error', () => process.exit(0));
-    const turn = () => {
-      while (free.length > MESSAGES_PER_RING) consume();
-    };
-    const send = () => {
-      const sent = message;
-      socket.write(Buffer.from(memory, sent, place - sent), () => {
-        free.push(sent);
+    const ring = new PlainRing(memory, sizes, free.pop() ?? 0, (start, end) => {
+      socket.write(Buffer.from(memory, start, end - start), () => {
+        free.push(start);
         if (free.length === MESSAGES_PER_RING + 1) setImmediate(turn);
       });
-      message = free.pop() ?? 0;
-      place = message;
-    };
-    const consume = () => {
-      for (let slot = 0; slot < frames; slot += 1) {
-        ring[slot * 3] = slot * pagesPerFrame + 1;
-        ring[slot * 3 + 1] = 0;
-        ring[slot * 3 + 2] = slot | ((sizes[slot % sizes.length] as number) << 16);
-      }
-      for (let slot = 0; slot < frames; slot += 1) {
-        const source = (ring[slot * 3] as number) * PAGE;
-        const idAndSize = ring[slot * 3 + 2] as number;
-        const size = idAndSize >>> 16;
-        bytes[place] = 0x0a;
-        if (size < 0x80) {
-          bytes[place + 1] = size;
-          place += 2;
-        } else {
-          bytes[place + 1] = (size & 0x7f) | 0x80;
-          bytes[place + 2] = size >>> 7;
-          place += 3;
-        }
-        bytes.copyWithin(place, source, source + size);
-        place += size;
-        ring[slot * 3] = idAndSize & 0xffff;
-        if (place - message >= MESSAGE_BYTES) send();
-      }
+      return free.pop() ?? 0;
+    });
+    const turn = () => {
+      while (free.length > MESSAGES_PER_RING) ring.turn();
     };
     turn();
   });
