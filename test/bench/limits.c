@@ -6,7 +6,8 @@
  *   limits ring FRAME_BYTES SECONDS      nanoseconds a frame, median over full rings
  *   limits serve FRAME_BYTES|imix        prints a port; sends to who connects
  *   limits walk PORT SECONDS             frames per second that arrive
- *   limits ping                          prints a port; sends a frame whenever an event tells of one
+ *   limits ping MICROSECONDS PROCESSOR   prints a port; sends a frame whenever an event tells of one: every
+ *                                        so often, from a thread on that processor
  *   limits pong PORT COUNT               microseconds from event to arrival: p50, p99, p99.9
  *   limits copy FRAME_BYTES SECONDS      two copies a frame: frames per second of processor time
  *   limits relay                         prints a port; sends its input to who connects, as nc does

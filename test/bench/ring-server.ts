@@ -1,9 +1,10 @@
 /**
  * The product's own path between an emulated ring and a socket, through netback and FrameService.
- * Usage: ring-server FRAME_BYTES|imix [receive|kick MICROSECONDS PROCESSOR]; prints the address and serves until
- * its parent ends it. The guest sends frames to who observes it; with `receive` it only takes what is
- * sent to it, and with `kick` a thread on another processor has it send one frame, with the time in it,
- * every so many microseconds. Asked by a line on its standard input, it prints { sent, received, ms, cpuMs, rssBytes }.
+ * Usage: ring-server FRAME_BYTES|imix [receive|kick MICROSECONDS PROCESSOR]; prints the address and serves
+ * until its parent ends it. The guest sends frames to who observes it; with `receive` it only takes what is
+ * sent to it, and with `kick` a thread on that processor has it send one frame, with the time in it, every
+ * so many microseconds. Asked by a line on its standard input, it prints { sent, received, ms, cpuMs,
+ * rssBytes }.
  */
 import { pino } from 'pino';
 import { loadConfig } from '../../dist/config.js';

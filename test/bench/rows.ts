@@ -50,7 +50,8 @@ const WARM_UP_MS = 3000;
 const OURS = 'ours';
 const OTHER = 'the other revision';
 
-function rate(name: string, run: () => Promise<Record<string, number>>): Measure {
+/** A measure of frames a second, of a program that says them. */
+export function rate(name: string, run: () => Promise<Record<string, number>>): Measure {
   return { name, unit: 'Mframes/s', run: async () => ((await run())['rate'] ?? Number.NaN) / 1e6 };
 }
 

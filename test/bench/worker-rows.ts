@@ -1,21 +1,17 @@
 /** What threads would bring: the plainest path on two of them, and what it costs to go between. */
 import { join } from 'node:path';
 import { against, node } from './programs.js';
-import type { Group, Place } from './rows.js';
+import { type Group, type Place, rate } from './rows.js';
 import { measuresOf } from './scale-rows.js';
 
 /** The ring on a thread of its own, beside all on one. */
 export function ringInWorker({ here, seconds }: Place, size: number): Group {
-  const path = (name: string, file: string, ...args: string[]) => ({
-    name,
-    unit: 'Mframes/s' as const,
-    run: async () => {
-      const answer = await against(node(join(here, file), ...args, `${size}`), (address) =>
+  const path = (name: string, file: string, ...args: string[]) =>
+    rate(name, () =>
+      against(node(join(here, file), ...args, `${size}`), (address) =>
         node(join(here, 'net-path.js'), 'client', address, `${seconds}`),
-      );
-      return (answer['rate'] ?? Number.NaN) / 1e6;
-    },
-  });
+      ),
+    );
   const [two, one] = ['on two threads', 'on one'];
   return {
     name: `plain Node net, ${size} B`,
